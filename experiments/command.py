@@ -1,0 +1,163 @@
+"""The command line that every experiment shares: --config, --help, --list, and the words train, eval and preflight."""
+
+import dataclasses
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments import flags, manual
+from experiments.schema import Experiment
+from research.errors import UserError
+
+WORDS = ("train", "eval", "preflight")
+
+
+@dataclasses.dataclass(frozen=True)
+class Definition:
+  """An experiment: what is in its folder.
+
+  Attributes:
+    name: the folder's name, as in `python -m experiments.NAME`.
+    about: the module's docstring; its first line stands above --help.
+    schema: the dataclass of its flags.
+    build: (config, splits, total_steps) → Task.
+    directory: the folder, with the presets.
+  """
+
+  name: str
+  about: str
+  schema: type[Experiment]
+  build: Callable[[Any, Any, int], Any]
+  directory: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """A parsed command line."""
+
+  word: str
+  config: Experiment
+  workdir: Path
+  line: tuple[str, ...]  # the command as typed, for the record
+
+
+def main(definition: Definition, arguments: Sequence[str] | None = None) -> int:
+  """Runs a command and returns its exit code (DESIGN: Exit codes). A UserError is one line on stderr and 2."""
+  arguments = list(sys.argv[1:] if arguments is None else arguments)
+  try:
+    if any(argument in ("-h", "--help", "-help", "help") for argument in arguments):
+      rest = [argument for argument in arguments if argument not in ("-h", "--help", "-help", "help")]
+      print(manual.help_text(definition, expand(definition, rest)[0]))
+      return 0
+    if "--list" in arguments:
+      print(manual.list_text(definition))
+      return 0
+    request = read(definition, arguments)
+    # Imported only now, so that --help and a misspelt flag answer at once.
+    from experiments import work
+
+    return work.run(definition, request)
+  except UserError as error:
+    print(" ".join(str(error).split("\n")), file=sys.stderr)
+    return 2
+  except BrokenPipeError:
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115  the reader has left; say nothing at exit
+    return 0
+  except Exception:  # 1 is what Python itself would give; said here so that every code stands in one place
+    traceback.print_exc()
+    return 1
+
+
+def read(definition: Definition, arguments: Sequence[str]) -> Request:
+  """Command line → request. Raises UserError for anything that is wrong with it."""
+  expanded, origin, workdir = expand(definition, arguments)
+  config, words = flags.parse(definition.schema, expanded)
+  word = words[0] if words else "train"
+  if word not in WORDS or len(words) > 1:
+    wrong = next((each for each in words if each not in WORDS), words[-1])
+    near = difflib.get_close_matches(wrong, WORDS, 1)
+    hint = f" (did you mean {near[0]}?)" if near else f"; the commands are {', '.join(WORDS)}"
+    raise UserError(f"flags: {wrong!r} is no command{hint}")
+  line = (f"python -m experiments.{definition.name}", *arguments)
+  return Request(word, config, workdir or default_workdir(definition, config, origin), line)
+
+
+def expand(definition: Definition, arguments: Sequence[str]) -> tuple[list[str], list[str], Path | None]:
+  """Replaces --config and --flagfile by the flags they name, and takes --workdir out.
+
+  Returns:
+    (arguments, what --config named: its name and the flags read from it, workdir or None). Later flags win, so flags
+    after --config override it.
+  """
+  expanded, origin, workdir = [], [], None
+  waiting = list(arguments)
+  while waiting:
+    argument = waiting.pop(0)
+    name, equals, value = argument.lstrip("-").partition("=")
+    if not argument.startswith("-") or name not in ("config", "flagfile", "workdir"):
+      expanded.append(argument)
+      continue
+    if not equals:
+      if not waiting:
+        raise UserError(f"flags: --{name} needs a value: --{name}=…")
+      value = waiting.pop(0)
+    if not value:
+      raise UserError(f"flags: --{name} is empty")
+    if name == "workdir":
+      workdir = Path(value).expanduser()
+    elif name == "flagfile":
+      expanded += flags.read_lines(Path(value).expanduser())
+    else:
+      path = find_config(definition, value)
+      expanded += flags.read_lines(path)
+      if path.name == "run.flags":
+        workdir = workdir or path.parent
+      origin = [path.parent.name if path.name == "run.flags" else path.stem, *expanded]
+  return expanded, origin, workdir
+
+
+def find_config(definition: Definition, value: str) -> Path:
+  """--config's flag file: a run directory's, a path's, or the preset's of that name."""
+  path = Path(value).expanduser()
+  if (path / "run.flags").is_file():
+    return path / "run.flags"
+  preset = definition.directory / f"{value}.flags"
+  if "/" not in value and preset.is_file():
+    return preset
+  if path.is_file():
+    return path
+  if path.is_dir():
+    raise UserError(f"flags: --config={value} is a directory without a run.flags; it is no run")
+  names = presets(definition)
+  near = difflib.get_close_matches(value, names, 1)
+  hint = f" (did you mean {near[0]}?)" if near else ""
+  raise UserError(
+    f"flags: no preset, file or run {value!r} for {definition.name}{hint}; presets: {', '.join(names)}"
+  )
+
+
+def presets(definition: Definition) -> list[str]:
+  return sorted(path.stem for path in definition.directory.glob("*.flags"))
+
+
+def default_workdir(definition: Definition, config: Experiment, origin: list[str]) -> Path:
+  """runs/EXPERIMENT-PRESET, and the flags that differ from the preset's: a changed line gets a run of its own."""
+  preset, base = "default", definition.schema()
+  if origin:
+    preset, base = origin[0], flags.parse(definition.schema, origin[1:])[0]
+  ours, theirs = flags.values(config), flags.values(base)
+  names = [leaf.name for leaf in flags.leaves(definition.schema) if leaf.changes_curve]
+  changed = [f"{n.rpartition('.')[2]}={flags.write_value(ours[n])}" for n in names if ours[n] != theirs[n]]
+  name = "-".join([definition.name, preset, *changed])
+  safe = "".join(char if char.isalnum() or char in "-_.=," else "_" for char in name)
+  return Path("runs") / (safe if len(safe) <= 120 else safe[:103] + "-" + _digest(safe))
+
+
+def _digest(text: str) -> str:
+  import hashlib
+
+  return hashlib.sha256(text.encode()).hexdigest()[:16]

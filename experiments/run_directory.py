@@ -1,0 +1,129 @@
+"""A run directory has one owner: one experiment's flags, and one process at a time. Anything else is refused here."""
+
+import contextlib
+import fcntl
+import itertools
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from experiments import flags
+from experiments.schema import Experiment
+from research.errors import UserError
+from research.report.atomic import cannot_write, write_atomically
+
+_SHOWN = 6  # flags in an error line
+
+
+@contextlib.contextmanager
+def owned(workdir: Path, name: str, config: Experiment) -> Iterator[None]:
+  """Makes the directory, or checks that it is this experiment's, and keeps other processes out of it meanwhile.
+
+  A directory that nothing was put into is taken away again: a misspelt dataset leaves no empty run behind.
+
+  Raises:
+    UserError: it is in use, cannot be written, holds something else, or was started with other flags.
+  """
+  existed = workdir.exists()
+  try:
+    if existed and not workdir.is_dir():
+      raise UserError(f"run: {workdir} is a file; give another --workdir")
+    if existed and not (workdir / "run.flags").exists() and any(each.name != "lock" for each in workdir.iterdir()):
+      raise UserError(f"run: {workdir} holds files that are no run's; give another --workdir")
+    if existed and (workdir / "run.flags").exists():
+      _check_flags(workdir, name, config)
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock = open(workdir / "lock", "a")  # noqa: SIM115  it is held as long as the run
+  except OSError as error:
+    raise cannot_write(workdir, error) from error
+  with lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      raise UserError(f"run: another process is using {workdir}; wait for it, or give another --workdir") from error
+    try:
+      yield
+    finally:
+      if not existed and [each.name for each in workdir.iterdir()] == ["lock"]:
+        (workdir / "lock").unlink()
+        workdir.rmdir()
+
+
+def claim(workdir: Path, name: str, config: Experiment) -> None:
+  """Writes run.flags, which makes the directory this experiment's."""
+  if not (workdir / "run.flags").exists():
+    write_atomically(workdir / "run.flags", f"# experiment: {name}\n{flags.to_text(config)}")
+
+
+def experiment_of(workdir: Path) -> str | None:
+  """The name in a run's first line; None for a flag file of another make."""
+  try:
+    first = (workdir / "run.flags").read_text(encoding="utf-8").partition("\n")[0]
+  except OSError:
+    return None
+  return first.removeprefix("# experiment: ") if first.startswith("# experiment: ") else None
+
+
+def write_record(workdir: Path, record: Mapping) -> None:
+  """run.json: rewritten at each start, the first start's time and every command kept."""
+  path = workdir / "run.json"
+  earlier = read_record(workdir)
+  start = {"time": record["started"], "unix": time.time(), "command": record["command"]}
+  starts = [*earlier.get("starts", []), start]
+  write_atomically(path, json.dumps({**record, "started": starts[0]["time"], "starts": starts}, indent=2) + "\n")
+
+
+def read_record(workdir: Path) -> dict:
+  """run.json, or {} where there is none yet."""
+  try:
+    return json.loads((workdir / "run.json").read_text(encoding="utf-8"))
+  except FileNotFoundError:
+    return {}
+  except (OSError, ValueError) as error:
+    raise UserError(f"run: {workdir}/run.json is damaged ({error}); delete it or give another --workdir") from error
+
+
+def seconds_before(workdir: Path, records: Sequence[Mapping]) -> float:
+  """Seconds that earlier starts took, from each start to its last line of metrics; 0 on a first start.
+
+  Args:
+    workdir: its run.json names this start already.
+    records: the lines of metrics that are kept, oldest first.
+  """
+  starts = [start["unix"] for start in read_record(workdir).get("starts", [])]
+  total = 0.0
+  for begin, end in itertools.pairwise(starts):
+    last = max((line["time"] for line in records if begin <= line["time"] < end), default=begin)
+    total += last - begin
+  return total
+
+
+def read_result(workdir: Path) -> dict | None:
+  """result.json of a finished run, or None."""
+  try:
+    return json.loads((workdir / "result.json").read_text(encoding="utf-8"))
+  except (OSError, ValueError):
+    return None
+
+
+def _check_flags(workdir: Path, name: str, config: Experiment) -> None:
+  owner = experiment_of(workdir)
+  if owner not in (None, name):
+    raise UserError(f"run: {workdir} belongs to experiments.{owner}, not experiments.{name}; give another --workdir")
+  schema = type(config)
+  try:
+    theirs = flags.values(flags.parse(schema, flags.read_lines(workdir / "run.flags"))[0])
+  except UserError as error:
+    raise UserError(f"run: {workdir} was written by another version ({error}); give another --workdir") from error
+  ours = flags.values(config)
+  differing = [
+    f"--{leaf.name}={flags.write_value(theirs[leaf.name])} there, {flags.write_value(ours[leaf.name])} here"
+    for leaf in flags.leaves(schema)
+    if leaf.changes_curve and theirs[leaf.name] != ours[leaf.name]
+  ]
+  if differing:
+    more = f"; and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
+    raise UserError(
+      f"run: {workdir} belongs to another experiment ({'; '.join(differing[:_SHOWN])}{more}); give another --workdir"
+    )

@@ -1,0 +1,137 @@
+"""What an experiment may be told: frozen dataclasses, from which the flags, their help and their checks are derived.
+
+A model has a dataclass of its own beside its experiment; the parts here are the ones that every experiment has.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+from research.errors import UserError
+
+
+def flag(
+  default: Any,
+  help: str,
+  *,
+  choices: tuple[str, ...] = (),
+  low: float | None = None,
+  high: float | None = None,
+  curve: bool = True,
+) -> Any:
+  """A dataclass field that becomes a flag.
+
+  Args:
+    default: its type is the flag's: bool, int, float, str, or a tuple of ints (written `64,128`).
+    help: one line; it starts small and ends without a full stop.
+    choices: the strings allowed.
+    low: least value allowed, inclusive.
+    high: greatest value allowed, inclusive.
+    curve: whether another value can change the training curve. What cannot is free to differ when a run is resumed.
+  """
+  metadata = {"help": help, "choices": choices, "low": low, "high": high, "curve": curve}
+  return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """How long, and how often to look, save and speak"""
+
+  steps: int = flag(0, "updates to make; 0: as --run.epochs says", low=0)
+  epochs: float = flag(10.0, "passes over the training data, where --run.steps is 0", low=0.0)
+  eval_every: int = flag(0, "updates between evaluations; 0: each epoch, but 20 times at most", low=0)
+  checkpoint_every: int = flag(0, "updates between checkpoints; 0: at each evaluation", low=0, curve=False)
+  keep_checkpoints: int = flag(2, "newest checkpoints to keep, beside the best", low=1, curve=False)
+  log_every: int = flag(10, "updates between lines of metrics", low=1, curve=False)
+  steps_per_call: int = flag(1, "updates in one compiled call, where the data live on the device", low=1)
+  best_metric: str = flag("", "metric whose best checkpoint is restored at the end, such as validation/accuracy")
+  patience: int = flag(0, "evaluations without a better --run.best_metric before stopping; 0: never", low=0)
+  compilation_cache: bool = flag(True, "keep compiled programs for the next start", curve=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """Which examples, how divided, how fed and how altered"""
+
+  source: str = flag(
+    "sklearn:digits", "tfds:NAME, sklearn:NAME, idx:DIR, folder:DIR, npz:FILE, csv:FILE or synthetic:NAME"
+  )
+  dir: str = flag("", "where tfds sets lie prepared; empty: ~/tensorflow_datasets", curve=False)
+  cache_dir: str = flag("", "where decoded sets are kept; empty: ~/.cache/flagship", curve=False)
+  target: str = flag("", "csv: the column to predict, also COLUMN:class or COLUMN:number; empty: the last")
+  validation_fraction: float = flag(0.0, "share of the training data held out for validation", low=0.0, high=0.9)
+  test_fraction: float = flag(0.2, "share held out for the test, where the source has no test split", low=0.0, high=0.9)
+  split_seed: int = flag(0, "seed of the division into splits", low=0)
+  batch_size: int = flag(64, "examples an update, over all devices", low=1)
+  eval_batch_size: int = flag(1000, "examples a call in evaluation, over all devices", low=1, curve=False)
+  feed: str = flag("auto", "where batches are gathered", choices=("auto", "device", "grain"), curve=False)
+  device_budget_mb: int = flag(2048, "most MB of a device's memory that the data may take", low=0, curve=False)
+  pad_crop: int = flag(0, "pad images by this many pixels and crop at random", low=0)
+  flip: bool = flag(False, "mirror images left to right at random")
+  cutout: int = flag(0, "side in pixels of a square set to the mean", low=0)
+  mixup: float = flag(0.0, "alpha of mixup's Beta distribution; 0: none", low=0.0)
+  label_smoothing: float = flag(0.0, "share of probability spread over all classes", low=0.0, high=0.99)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+  """The optimizer and its schedule"""
+
+  name: str = flag(
+    "adamw", "update rule", choices=("sgd", "momentum", "nesterov", "adam", "adamw", "lamb", "muon")
+  )
+  learning_rate: float = flag(1e-3, "greatest learning rate", low=0.0)
+  schedule: str = flag("cosine", "shape over time", choices=("constant", "cosine", "linear", "one_cycle"))
+  warmup_steps: int = flag(0, "updates of linear warm-up from 0", low=0)
+  final_learning_rate_fraction: float = flag(0.0, "last learning rate over the greatest", low=0.0, high=1.0)
+  momentum: float = flag(0.9, "decay of momentum, Nesterov and Muon", low=0.0, high=1.0)
+  beta1: float = flag(0.9, "decay of Adam's first moment", low=0.0, high=1.0)
+  beta2: float = flag(0.999, "decay of Adam's second moment", low=0.0, high=1.0)
+  epsilon: float = flag(1e-8, "Adam's denominator offset", low=0.0)
+  weight_decay: float = flag(0.0, "decoupled in adamw, lamb and muon, an L2 term elsewhere", low=0.0)
+  weight_decay_mask: str = flag("kernels", "what decays: arrays of rank 2 and more, or all", choices=("kernels", "all"))
+  clip_norm: float = flag(0.0, "greatest global norm of the gradient; 0: no clipping", low=0.0)
+  micro_batches: int = flag(1, "parts of a batch whose gradients are accumulated", low=1)
+  ema_decay: float = flag(0.0, "decay of the averaged parameters used in evaluation; 0: none", low=0.0, high=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parallel:
+  """Devices and how the work is divided over them"""
+
+  mesh: str = flag("", "mesh axes and sizes, such as data:8; empty: all devices on data")
+  strategy: str = flag("dp", "table from logical axes to mesh axes", choices=("dp",))
+  compile: str = flag("jit", "how the step is compiled", choices=("jit",))
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """Base of every experiment's schema: subclasses add a `model` and may extend `check`."""
+
+  seed: int = flag(0, "seed of parameters, order, augmentation and dropout", low=0, high=2**32 - 1)
+  run: Run = dataclasses.field(default_factory=Run)
+  data: Data = dataclasses.field(default_factory=Data)
+  optim: Optim = dataclasses.field(default_factory=Optim)
+  parallel: Parallel = dataclasses.field(default_factory=Parallel)
+
+  def check(self) -> None:
+    """Raises UserError for a combination that no single flag forbids."""
+    run, data, optim = self.run, self.data, self.optim
+    if not run.steps and not run.epochs:
+      raise UserError("flags: --run.steps and --run.epochs are both 0; give one of them")
+    if data.batch_size % optim.micro_batches:
+      raise UserError(
+        f"flags: --data.batch_size={data.batch_size} does not divide into --optim.micro_batches={optim.micro_batches}"
+        f" parts; {math.ceil(data.batch_size / optim.micro_batches) * optim.micro_batches} would"
+      )
+    if run.patience and not run.best_metric:
+      raise UserError("flags: --run.patience needs --run.best_metric, such as validation/accuracy")
+    if run.best_metric and not run.best_metric.startswith("validation/"):
+      raise UserError(
+        f"flags: --run.best_metric={run.best_metric} would choose a checkpoint by data that judge it;"
+        " choose validation/…, with --data.validation_fraction=0.1"
+      )
+    if run.steps_per_call > 1 and data.feed == "grain":
+      raise UserError("flags: --run.steps_per_call above 1 needs the data on the device: --data.feed=device")
+    if optim.name in ("sgd", "momentum", "nesterov") and optim.learning_rate == 0:
+      raise UserError("flags: --optim.learning_rate=0 trains nothing; 0.1 is usual for SGD")

@@ -1,0 +1,280 @@
+"""What the words do: train, eval and preflight, from a parsed request to an exit code."""
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+
+from experiments import flags, inputs, run_directory
+from experiments.command import Definition, Request
+from experiments.schema import Experiment
+from research import loop, provenance, selection, steps
+from research.checkpoint import Checkpoints
+from research.errors import UserError
+from research.models.table import parameter_count
+from research.parallel.mesh import make_mesh
+from research.report import Report, record
+from research.signals import StopRequest
+from research.task import State, Task
+
+DONE, STOPPED, BAD_NUMBERS = 0, 75, 76  # DESIGN: Exit codes
+MOST_EVALUATIONS = 20  # in a run that does not say how often
+
+
+def run(definition: Definition, request: Request) -> int:
+  """Does what the request's word says; returns the exit code."""
+  if request.config.run.compilation_cache:
+    keep_compiled_programs()
+  return {"train": train, "eval": evaluate, "preflight": preflight}[request.word](definition, request)
+
+
+def keep_compiled_programs() -> None:
+  """XLA's persistent cache: the second start of an experiment compiles nothing."""
+  home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+  jax.config.update("jax_compilation_cache_dir", str(home / "flagship" / "xla"))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+  jax.config.update("jax_raise_persistent_cache_errors", False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """Everything that an experiment's flags stand for, made but not started."""
+
+  config: Experiment
+  mesh: Mesh
+  data: inputs.Inputs
+  task: Task
+  plan: loop.Plan
+
+  @property
+  def abstract_state(self) -> State:
+    return steps.abstract_state(self.task, self.data.train, self.data.augment, self.config.seed, self.mesh)
+
+  def initial_state(self) -> State:
+    return steps.initial_state(self.task, self.data.train, self.data.augment, self.config.seed, self.mesh)
+
+  def training_call(self) -> steps.TrainingCall:
+    return steps.training_call(
+      self.task, self.data.train, self.data.augment, self.config.seed, self.mesh, self.plan.steps_per_call
+    )
+
+  def evaluations(self) -> dict[str, Callable[[State], dict[str, float]]]:
+    """Split name → (state → {"split/metric": value}); compiled once, at the first use."""
+
+    def scores(name: str, call: Callable) -> Callable[[State], dict[str, float]]:
+      return lambda state: {f"{name}/{key}": value for key, value in self.task.summarize(call(state)).items()}
+
+    return {
+      name: scores(name, steps.evaluation_call(self.task, feed, self.data.prepare, self.mesh))
+      for name, feed in self.data.evaluation.items()
+    }
+
+
+def make_job(definition: Definition, config: Experiment, say: Callable[[str], None]) -> Job:
+  """Opens the data and builds the task. Raises UserError for whatever does not fit together."""
+  mesh = make_mesh(config.parallel.mesh)
+  splits = inputs.open_data(config.data, say)
+  for note in splits.notes:
+    say(note)
+  data = inputs.make_inputs(config, splits, mesh)
+  plan = make_plan(config, splits.train.size)
+  task = definition.build(config, splits, plan.total_steps)
+  return Job(config, mesh, data, task, plan)
+
+
+def make_plan(config: Experiment, size: int) -> loop.Plan:
+  """Epochs become updates; where nothing is said, evaluations fall on the ends of epochs."""
+  run = config.run
+  per_epoch = size / config.data.batch_size
+  total = run.steps or math.ceil(run.epochs * per_epoch)
+  eval_every = run.eval_every or math.ceil(per_epoch * max(1, math.ceil(total / per_epoch / MOST_EVALUATIONS)))
+  return loop.Plan(
+    total_steps=total,
+    eval_every=eval_every,
+    checkpoint_every=run.checkpoint_every or eval_every,
+    log_every=run.log_every,
+    steps_per_call=run.steps_per_call,
+    best_metric=run.best_metric,
+    patience=run.patience,
+  )
+
+
+def train(definition: Definition, request: Request) -> int:
+  """Trains to the end, or goes on where the run directory's newest checkpoint is."""
+  config, workdir = request.config, request.workdir
+  with run_directory.owned(workdir, definition.name, config):
+    if result := run_directory.read_result(workdir):
+      print(f"{workdir} is finished: {_in_words(result)}; report: {workdir / 'report.html'}")
+      return DONE
+    job = make_job(definition, config, print)
+    _check_data(workdir, job)
+    run_directory.claim(workdir, definition.name, config)
+    with StopRequest() as stop:
+      run = config.run
+      checkpoints = Checkpoints(workdir / "checkpoints", keep=run.keep_checkpoints, metric=run.best_metric)
+      try:
+        return _train(request, job, checkpoints, stop)
+      finally:
+        checkpoints.close()
+
+
+def _train(request: Request, job: Job, checkpoints: Checkpoints, stop: StopRequest) -> int:
+  config, workdir, plan, began = request.config, request.workdir, job.plan, time.monotonic()
+  abstract = job.abstract_state
+  start = checkpoints.latest
+  state = job.initial_state() if start is None else checkpoints.restore(start, abstract)
+  start = start or 0
+  _write_provenance(request, job, abstract)
+
+  headline = _headline(job)
+  with Report(
+    workdir,
+    header=_header(request, job, abstract),
+    total_steps=plan.total_steps,
+    start_step=start,
+    batch_size=config.data.batch_size,
+    headline=headline,
+  ) as report:
+    earlier = record.read(workdir / "metrics.jsonl") if start else []
+    before = run_directory.seconds_before(workdir, earlier)
+    if start:
+      report.note(f"going on from step {start}")
+    evaluations = job.evaluations()
+    watched = [name for name in ("validation", "test") if name in evaluations][:1]
+
+    def look(state: State) -> dict[str, float]:
+      found = {key: value for name in watched for key, value in evaluations[name](state).items()}
+      if job.task.judge is not None:
+        found |= job.task.judge(state, steps.step_key(config.seed, state.step))
+      return found
+
+    scores = selection.from_records(plan.best_metric, earlier) if plan.best_metric else []
+    try:
+      state = loop.fit(
+        plan, state, job.training_call(), job.data.train, look,
+        checkpoints=checkpoints, report=report, scores=scores, stop=stop,
+        sample=None if job.task.sample is None else lambda state: job.task.sample(state, jax.random.key(config.seed)),
+      )  # fmt: skip
+    except loop.BadNumbers as error:
+      report.note(f"{error}: stopped; try a smaller --optim.learning_rate, or --optim.clip_norm=1")
+      return BAD_NUMBERS
+    if stop():
+      return STOPPED
+
+    step = int(state.step)
+    best = selection.best(plan.best_metric, scores)
+    if best is not None and best[0] != step:
+      report.note(f"{plan.best_metric} was best at step {best[0]}: {best[1]:.6g}")
+      state = checkpoints.restore(best[0], abstract)
+    final = {key: value for scores_of in evaluations.values() for key, value in scores_of(state).items()}
+    if job.task.judge is not None:
+      final |= job.task.judge(state, steps.step_key(config.seed, state.step))
+    rows, images = _rows(job, state)
+    result = {
+      "step": step,
+      "wall_seconds": before + time.monotonic() - began,
+      "metrics": final,
+      "best": {"step": best[0], plan.best_metric: best[1]} if best else {},
+    }
+    report.finish(result, rows=rows, class_names=job.data.splits.train.schema.class_names, images=images)
+  return DONE
+
+
+def evaluate(definition: Definition, request: Request) -> int:
+  """Evaluates a run's best checkpoint, or its newest; writes nothing."""
+  job, state, step = load(definition, request)
+  print(f"{request.workdir}, step {step}")
+  found = {key: value for scores in job.evaluations().values() for key, value in scores(state).items()}
+  if job.task.judge is not None:
+    found |= job.task.judge(state, steps.step_key(request.config.seed, state.step))
+  for name, value in found.items():
+    print(f"  {name:<28} {value:.6g}")
+  return DONE
+
+
+def load(definition: Definition, request: Request) -> tuple[Job, State, int]:
+  """A run's job, and the state of its best checkpoint or its newest. Raises UserError where there is none."""
+  workdir, metric = request.workdir, request.config.run.best_metric
+  if not (workdir / "checkpoints").is_dir():
+    raise UserError(f"run: {workdir} has no checkpoints; train it first, or name a run with --config=RUN")
+  job = make_job(definition, request.config, print)
+  checkpoints = Checkpoints(workdir / "checkpoints", metric=metric, read_only=True)
+  try:
+    step = checkpoints.latest
+    if step is None:
+      raise UserError(f"run: {workdir} has no whole checkpoint yet")
+    if metric and (workdir / "metrics.jsonl").exists():
+      best = selection.best(metric, selection.from_records(metric, record.read(workdir / "metrics.jsonl")))
+      step = best[0] if best and best[0] in checkpoints.steps else step
+    return job, checkpoints.restore(step, job.abstract_state), step
+  finally:
+    checkpoints.close()
+
+
+def preflight(definition: Definition, request: Request) -> int:
+  """What a run would be: parameters, FLOPs and memory of the compiled step. Trains and writes nothing."""
+  from experiments import preflight as page
+
+  print(page.text(make_job(definition, request.config, print)))
+  return DONE
+
+
+def _rows(job: Job, state: State):
+  """Per-example values of the test (else validation) split, and a way to its raw images."""
+  name = next((name for name in ("test", "validation") if name in job.data.evaluation), None)
+  if name is None or job.task.per_example is None:
+    return None, None
+  rows = steps.examples(job.task, job.data.evaluation[name], job.data.prepare, state)
+  source = getattr(job.data.splits, name)
+  has_images = "image" in source.schema.features
+  return rows, (lambda indices: source.gather(indices)["image"]) if has_images else None
+
+
+def _headline(job: Job) -> str:
+  split = next((name for name in ("validation", "test") if name in job.data.evaluation), "train")
+  return f"{split}/{'accuracy' if job.data.splits.train.schema.class_names else 'loss'}"
+
+
+def _header(request: Request, job: Job, abstract: State) -> dict[str, str]:
+  plan, config = job.plan, request.config
+  epochs = plan.total_steps * config.data.batch_size / job.data.splits.train.size
+  devices, place = job.mesh.devices.ravel(), "on the device" if job.data.train.resident else "by Grain"
+  return {
+    "data": f"{config.data.source}: {inputs.sizes(job.data.splits)}",
+    "model": f"{parameter_count(abstract.params):,} parameters",
+    "training": f"{plan.total_steps:,} steps of {config.data.batch_size} ({epochs:.3g} epochs), {config.optim.name}",
+    "device": f"{len(devices)} × {devices[0].device_kind}, data {place}",
+    "run": str(request.workdir),
+  }
+
+
+def _check_data(workdir: Path, job: Job) -> None:
+  known = run_directory.read_record(workdir).get("data")
+  if known not in (None, job.data.splits.fingerprint):
+    raise UserError(
+      f"run: the data of {workdir} have changed since it was started ({job.config.data.source}); give another --workdir"
+    )
+
+
+def _write_provenance(request: Request, job: Job, abstract: State) -> None:
+  defaults = {name: flags.write_value(value) for name, value in flags.values(type(request.config)()).items()}
+  run_directory.write_record(
+    request.workdir,
+    {
+      **provenance.record(request.line),
+      "mesh": dict(job.mesh.shape),
+      "parameters": parameter_count(abstract.params),
+      "data": job.data.splits.fingerprint,
+      "examples": inputs.sizes(job.data.splits),
+      "defaults": defaults,
+    },
+  )
+
+
+def _in_words(result: dict) -> str:
+  return ", ".join([f"step {result['step']}", *(f"{name} {value:.4g}" for name, value in result["metrics"].items())])

@@ -1,0 +1,102 @@
+"""Checkpoints through Orbax v1: asynchronous, atomic, the newest few and the best. Checkpoint N holds N updates.
+
+Orbax casts silently on restore and reports a failed save late; both are covered here.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from research import selection
+from research.errors import UserError
+from research.task import State
+
+
+class Checkpoints:
+  """The checkpoints of one run directory.
+
+  Args:
+    directory: made if it is not there. Leftovers of a save that was killed are removed.
+    keep: how many of the newest to keep.
+    metric: the evaluation metric whose best checkpoint is kept as well; "" for none.
+    read_only: leave the directory as it is.
+  """
+
+  def __init__(self, directory: Path, *, keep: int = 2, metric: str = "", read_only: bool = False):
+    from orbax.checkpoint import v1 as ocp
+
+    self._metric, self._pending = metric, None
+    policies = ocp.training.preservation_policies
+    preserved = [policies.LatestN(keep)]
+    if metric:
+      sign = -1 if selection.lower_is_better(metric) else 1
+      # Of equals Orbax keeps the newest; the earliest is the best, so a later step costs a hair.
+      preserved.append(policies.BestN(get_metric_fn=lambda scores: sign * scores[metric], reverse=False, n=1))
+    self._orbax = ocp.training.Checkpointer(
+      directory.absolute(),
+      save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+      preservation_policy=policies.AnyPreservationPolicy(preserved),
+      cleanup_tmp_directories=not read_only,
+    )
+
+  @property
+  def steps(self) -> list[int]:
+    """Steps with a whole checkpoint, oldest first."""
+    return sorted(checkpoint.step for checkpoint in self._orbax.checkpoints)
+
+  @property
+  def latest(self) -> int | None:
+    return self.steps[-1] if self.steps else None
+
+  def save(self, step: int, state: State, scores: Mapping[str, float] | None = None) -> None:
+    """Starts to save; returns once the values are copied. An error of the save before this one is raised here."""
+    self.wait()
+    if step in self.steps:
+      return
+    has_metric = self._metric and scores and np.isfinite(scores.get(self._metric, np.nan))
+    metrics = {self._metric: scores[self._metric]} if has_metric else None
+    self._pending = self._orbax.save_async(step, state, metrics=metrics)
+
+  def wait(self) -> None:
+    """Until the save under way is committed; raises what went wrong in it."""
+    pending, self._pending = self._pending, None
+    if pending is not None:
+      pending.result()
+
+  def restore(self, step: int, abstract: State) -> State:
+    """Checkpoint `step`, placed and typed as `abstract` says.
+
+    Raises:
+      UserError: the checkpoint is of another model: an array is missing, extra, or of another shape or dtype.
+    """
+    wanted = _named(abstract)
+    saved = _named(self._orbax.metadata(step).metadata)
+    where = f"checkpoint {self._orbax.directory}/{step}"
+    for name in sorted(wanted.keys() | saved.keys()):
+      if name not in saved:
+        raise UserError(f"{where} is of another model: it has no {name}; give another --workdir")
+      if name not in wanted:
+        raise UserError(f"{where} is of another model: it has a {name} that this model has not; give another --workdir")
+      have, want = saved[name], wanted[name]
+      if tuple(have.shape) != tuple(want.shape) or np.dtype(have.dtype) != np.dtype(want.dtype):
+        raise UserError(
+          f"{where} is of another model: {name} is {have.dtype}{list(have.shape)} there and"
+          f" {want.dtype}{list(want.shape)} here; give another --workdir"
+        )
+    return self._orbax.load(step, abstract)
+
+  def close(self) -> None:
+    """Waits for the save under way and lets go of Orbax's threads."""
+    try:
+      self.wait()
+    finally:
+      self._orbax.close()
+
+
+def _named(tree: Any) -> dict[str, Any]:
+  """{path: leaf}; a state and what Orbax says of a saved one give the same paths."""
+  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

@@ -1,0 +1,169 @@
+"""Two ways of giving a compiled step its batch: from data that live on the device, or through Grain's threads.
+
+A feed has two halves: `inputs(step)` on the host says what to hand to the compiled call, and `batch(inputs, step)` runs
+inside it. Both feeds give the same batches, bit for bit. A feed keeps no state that a checkpoint would need.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from research.data import order
+from research.data.source import Source
+from research.task import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Shuffled:
+  """Training's plan: batch `step` of the keyed permutations; endless, every batch full."""
+
+  seed: int
+  batch_size: int
+  size: int
+
+  def rows(self, step):
+    """→ (indices_B int32, mask_B float32), in numpy for an int step and in jax for a traced one."""
+    indices_B = order.batch_indices(self.seed, step, self.batch_size, self.size)
+    xp = np if isinstance(indices_B, np.ndarray) else jnp
+    return indices_B, xp.ones(self.batch_size, xp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class InOrder:
+  """Evaluation's plan: every example once, in order; the last batch is filled up with masked copies of example 0."""
+
+  batch_size: int
+  size: int
+
+  def __len__(self) -> int:
+    return -(-self.size // self.batch_size)
+
+  def rows(self, step):
+    """→ (indices_B int32, mask_B float32): the mask is 0 where there is no example left."""
+    xp = np if isinstance(step, int) else jnp
+    place_B = xp.asarray(step * self.batch_size, xp.int32) + xp.arange(self.batch_size, dtype=xp.int32)
+    real_B = place_B < self.size
+    return xp.where(real_B, place_B, xp.int32(0)), real_B.astype(xp.float32)
+
+
+class Feed(Protocol):
+  """What the loop needs: host inputs for a call, and the batch made of them inside it."""
+
+  plan: Shuffled | InOrder
+  resident: bool
+
+  def inputs(self, step: int) -> Any: ...
+  def batch(self, inputs: Any, step: jax.Array) -> Batch: ...
+  def close(self) -> None: ...
+
+
+class DeviceFeed:
+  """The whole split on the device; the gather is part of the compiled step, and a call transfers nothing."""
+
+  resident = True
+
+  def __init__(self, plan: Shuffled | InOrder, arrays: Mapping[str, jax.Array], sharding: NamedSharding):
+    self.plan, self._arrays, self._sharding = plan, arrays, sharding
+
+  def inputs(self, step: int) -> Mapping[str, jax.Array]:
+    del step  # the compiled call reads it from the state
+    return self._arrays
+
+  def batch(self, inputs: Mapping[str, jax.Array], step: jax.Array) -> Batch:
+    indices_B, mask_B = self.plan.rows(step)
+    indices_B = jax.lax.with_sharding_constraint(indices_B, self._sharding)
+    rows = {name: array[indices_B] for name, array in inputs.items()}
+    return {**rows, "index": indices_B, "mask": mask_B}
+
+  def close(self) -> None:
+    pass
+
+
+class GrainFeed:
+  """Grain's threads gather the batches ahead of the step, each process its own rows of them."""
+
+  resident = False
+
+  def __init__(self, plan: Shuffled | InOrder, source: Source, sharding: NamedSharding, *, threads: int = 4):
+    self.plan, self._source, self._sharding, self._threads = plan, source, sharding, threads
+    self._next_step, self._batches = None, None
+
+  def inputs(self, step: int) -> Mapping[str, jax.Array]:
+    if step != self._next_step:
+      self.close()
+      self._batches = self._from(step)
+    self._next_step = step + 1
+    return next(self._batches)
+
+  def batch(self, inputs: Mapping[str, jax.Array], step: jax.Array) -> Batch:
+    del step
+    return inputs
+
+  def close(self) -> None:
+    self._batches = None
+    self._next_step = None
+
+  def _from(self, step: int) -> Iterator[Mapping[str, jax.Array]]:
+    import grain
+
+    last = len(self.plan) if isinstance(self.plan, InOrder) else np.iinfo(np.int32).max
+    read = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=2 * self._threads)
+    batches = grain.MapDataset.range(step, last).map(self._rows).to_iter_dataset(read)
+    ahead = None
+    for host_batch in batches:  # one batch ahead, so that its copy overlaps the step before it
+      ready, ahead = ahead, jax.tree.map(self._to_devices, host_batch)
+      if ready is not None:
+        yield ready
+    if ahead is not None:
+      yield ahead
+
+  def _rows(self, step: int) -> dict[str, np.ndarray]:
+    indices_B, mask_B = self.plan.rows(int(step))
+    share = self.plan.batch_size // jax.process_count()
+    mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+    return {**self._source.gather(indices_B[mine]), "index": indices_B[mine], "mask": mask_B[mine]}
+
+  def _to_devices(self, rows_B: np.ndarray) -> jax.Array:
+    return jax.make_array_from_process_local_data(self._sharding, rows_B)
+
+
+def place(source: Source, mesh: jax.sharding.Mesh) -> Mapping[str, jax.Array]:
+  """Reads a whole split and puts it on every device of the mesh."""
+  arrays = source.gather(np.arange(source.size, dtype=np.int32))
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  return {name: jax.device_put(array, everywhere) for name, array in arrays.items()}
+
+
+def nbytes(source: Source) -> int:
+  """Bytes of the split once decoded, the same on the host and on a device."""
+  features = source.schema.features.values()
+  return source.size * sum(int(np.prod(f.shape, dtype=np.int64)) * np.dtype(f.dtype).itemsize for f in features)
+
+
+def make_feeds(
+  source: Source, mesh: jax.sharding.Mesh, plans: list[Shuffled | InOrder], *, kind: str, budget_bytes: int
+) -> list[Feed]:
+  """A feed for each plan over one split, sharing its memory.
+
+  Args:
+    source: the split.
+    mesh: its "data" axis divides the batch.
+    plans: which rows each feed takes.
+    kind: "device", "grain", or "auto": on the device when the split fits `budget_bytes`.
+    budget_bytes: device memory that the split may take, on each device.
+  """
+  sharding = NamedSharding(mesh, PartitionSpec("data"))
+  if kind == "device" or (kind == "auto" and nbytes(source) <= budget_bytes):
+    arrays = place(source, mesh)
+    return [DeviceFeed(plan, arrays, sharding) for plan in plans]
+  return [GrainFeed(plan, source, sharding) for plan in plans]
+
+
+def with_transform(feed: Feed, transform: Callable[[Batch, jax.Array], Batch]) -> Callable[..., Batch]:
+  """(inputs, step, key) → the transformed batch, for use inside a compiled call."""
+  return lambda inputs, step, key: transform(feed.batch(inputs, step), key)

@@ -1,0 +1,165 @@
+"""The one loop. It knows tasks, feeds, checkpoints and reports, and no family of models; nobody should have to fork it.
+
+The next call is dispatched before the last one's metrics are read, so the device never waits for Python, and nothing is
+transferred that is not asked for by name.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+
+from research import selection
+from research.checkpoint import Checkpoints
+from research.data.feeds import Feed
+from research.steps import TrainingCall
+from research.task import State
+
+
+class Reporter(Protocol):
+  """What the loop tells; research.report.Report is the one that writes files."""
+
+  def train(self, step: int, scalars: Mapping[str, float]) -> None: ...
+  def evaluation(self, step: int, scalars: Mapping[str, float]) -> None: ...
+  def progress(self, step: int) -> None: ...
+  def sample(self, step: int, sample: Any) -> None: ...
+  def note(self, text: str) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """When what happens, in updates."""
+
+  total_steps: int
+  eval_every: int
+  checkpoint_every: int
+  log_every: int = 10
+  steps_per_call: int = 1
+  best_metric: str = ""
+  patience: int = 0
+
+  def call_end(self, step: int) -> int:
+    """Where a call that starts at `step` ends: it never runs past an evaluation, a checkpoint or the end."""
+    ends = [step + self.steps_per_call, self.total_steps]
+    ends += [(step // every + 1) * every for every in (self.eval_every, self.checkpoint_every)]
+    return min(ends)
+
+  def evaluates(self, step: int) -> bool:
+    return step % self.eval_every == 0 or step == self.total_steps
+
+  def saves(self, step: int) -> bool:
+    return step % self.checkpoint_every == 0 or step == self.total_steps
+
+  def logs(self, start: int, end: int) -> bool:
+    """Whether the call from `start` to `end` reaches a line of metrics."""
+    return end // self.log_every > start // self.log_every or end == self.total_steps
+
+
+class BadNumbers(Exception):
+  """The loss stopped being a number; training on would only overwrite what was good."""
+
+
+def fit(
+  plan: Plan,
+  state: State,
+  call: TrainingCall,
+  feed: Feed,
+  evaluate: Callable[[State], dict[str, float]],
+  *,
+  checkpoints: Checkpoints,
+  report: Reporter,
+  scores: list[tuple[int, float]],
+  sample: Callable[[State], Any] | None = None,
+  stop: Callable[[], bool] = lambda: False,
+) -> State:
+  """Trains from the state's step to the plan's end, or until patience runs out, or until `stop` says so.
+
+  Args:
+    plan: when to evaluate, save and log.
+    state: where to start; donated.
+    call: one compiled call of several updates (steps.training_call).
+    feed: the training batches.
+    evaluate: state → {"validation/loss": …}.
+    checkpoints: where states are saved.
+    report: what is told.
+    scores: (step, value) of `plan.best_metric` so far, from before a restart; appended to.
+    sample: state → pictures or text, at each evaluation.
+    stop: asked between calls; a true answer saves and returns.
+
+  Raises:
+    BadNumbers: the training loss is NaN or infinite.
+  """
+  start, step = int(state.step), int(state.step)
+  late = Late(report, feed.plan.batch_size, step)
+  while step < plan.total_steps and not selection.exhausted(plan.best_metric, scores, plan.patience):
+    end = plan.call_end(step)
+    with jax.transfer_guard("disallow"):
+      state, metrics = call(state, feed.inputs(step), end - step)
+      late.read_then_hold(end, metrics, log=plan.logs(step, end))
+    step = end
+
+    found = {}
+    if plan.evaluates(step):
+      late.read()  # a checkpoint's lines of metrics are on disk before it is
+      found = evaluate(state)
+      report.evaluation(step, found)
+      if sample is not None:
+        report.sample(step, sample(state))
+      scores += [(step, found[plan.best_metric])] if plan.best_metric else []
+      late.pause()
+    stopping = stop()
+    is_best = bool(found and plan.best_metric) and selection.best(plan.best_metric, scores) == scores[-1]
+    if plan.saves(step) or is_best or stopping:
+      late.read()
+      checkpoints.save(step, state, found)
+      late.pause()
+    if stopping:
+      report.note(f"stopped by a signal; step {step} is saved")
+      break
+  late.read()
+  if step > start:
+    checkpoints.wait()
+  return state
+
+
+class Late:
+  """Metrics of the newest call, read only once the next one is on its way; and the speed between readings."""
+
+  def __init__(self, report: Reporter, batch_size: int, step: int):
+    self._report, self._batch_size = report, batch_size
+    self._held, self._compiled = None, False
+    self._last_step = self._since_step = step
+    self._since_time = time.monotonic()
+
+  def read_then_hold(self, step: int, metrics: Mapping[str, jax.Array], *, log: bool) -> None:
+    """Reads the call before, which waits until it is done: never more than two calls are under way."""
+    self.read()
+    self._held = (step, metrics, log)
+
+  def read(self) -> None:
+    if self._held is None:
+      return
+    (step, metrics, log), self._held = self._held, None
+    self._last_step = step
+    if not log:
+      jax.block_until_ready(metrics)
+      self._report.progress(step)
+      if not self._compiled:
+        self.pause()
+      return
+    scalars = {f"train/{name}": float(value) for name, value in jax.device_get(metrics).items()}
+    if self._compiled and step > self._since_step:
+      seconds = time.monotonic() - self._since_time
+      scalars["train/examples_per_second"] = (step - self._since_step) * self._batch_size / seconds
+    self.pause()
+    self._report.train(step, scalars)
+    if not math.isfinite(scalars["train/loss"]):
+      raise BadNumbers(f"train/loss is {scalars['train/loss']} at step {step}")
+
+  def pause(self) -> None:
+    """Compiling, evaluating and saving are no part of the training speed: count anew from the last step read."""
+    self._compiled = True
+    self._since_step, self._since_time = self._last_step, time.monotonic()

@@ -1,0 +1,83 @@
+"""The plain convolutional network: blocks of convolutions and a 2×2 pooling, then a dense head (LeCun et al. 1998)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from research.errors import UserError
+from research.models import layers
+
+
+class CNN(nn.Module):
+  """For each width a block of `convs_per_block` × (convolution → norm → activation) and a 2×2 pooling; then the head.
+
+  Attributes:
+    outputs: number of classes.
+    widths: channels of each block.
+    kernel: side of the convolutions, which keep the image's size.
+    convs_per_block: convolutions before each pooling.
+    pooling: max or avg.
+    norm: none, batch or group.
+    activation: relu, gelu, tanh or sigmoid.
+    conv_dropout: dropout after each pooling.
+    head_widths: hidden dense layers between the flattened image and the logits.
+    dropout: dropout after each hidden dense layer (after flattening where there is none).
+    dtype: what is computed in; parameters, normalisation and outputs stay float32.
+  """
+
+  outputs: int
+  widths: tuple[int, ...] = (32, 64)
+  kernel: int = 3
+  convs_per_block: int = 1
+  pooling: str = "max"
+  norm: str = "none"
+  activation: str = "relu"
+  conv_dropout: float = 0.0
+  head_widths: tuple[int, ...] = (128,)
+  dropout: float = 0.0
+  dtype: layers.DType = jnp.float32
+
+  def check(self, image_shape: tuple[int, ...]) -> None:
+    """Raises UserError where an image (H, W, C) is too small: a kernel larger than it, or nothing left to pool."""
+    if len(image_shape) != 3:
+      raise UserError(f"model: a CNN wants images of shape (height, width, channels), not {tuple(image_shape)}")
+    height, width = image_shape[:2]
+    for block in range(len(self.widths)):
+      size = f"{height}x{width}"
+      where = "the image" if block == 0 else f"what {block} poolings leave of the image"
+      if self.kernel > min(height, width):
+        raise UserError(
+          f"model: a kernel of {self.kernel} is larger than {where} ({size}); use a smaller kernel or fewer widths"
+        )
+      height, width = height // 2, width // 2
+      if min(height, width) == 0:
+        raise UserError(f"model: {where} ({size}) is too small to pool; use at most {block} widths")
+
+  @nn.compact
+  def __call__(self, x_BHWC: jax.Array, *, train: bool) -> jax.Array:
+    """Images (B, H, W, C) float → logits (B, outputs) float32. Raises UserError as `check` does."""
+    self.check(x_BHWC.shape[1:])
+    activation = layers.activation(self.activation)
+    kernel_init = layers.activation_initializer(self.activation)
+    x_BHWC = x_BHWC.astype(self.dtype)
+    for i, width in enumerate(self.widths):
+      for j in range(self.convs_per_block):
+        conv = layers.conv(
+          width,
+          self.kernel,
+          input_axis="features" if i == j == 0 else "conv_in",
+          use_bias=self.norm == "none",  # a normalisation brings its own
+          dtype=self.dtype,
+          kernel_init=kernel_init,
+          name=f"conv_{i}_{j}",
+        )
+        x_BHWC = activation(layers.Norm(self.norm, self.dtype, name=f"norm_{i}_{j}")(conv(x_BHWC), train=train))
+      x_BHWC = layers.Dropout(self.conv_dropout)(layers.pool_2x2(x_BHWC, self.pooling), train=train)
+    x_BD = x_BHWC.reshape(x_BHWC.shape[0], -1)
+    if not self.head_widths:
+      x_BD = layers.Dropout(self.dropout)(x_BD, train=train)
+    for i, width in enumerate(self.head_widths):
+      hidden = layers.dense(width, ("embed", "mlp"), dtype=self.dtype, kernel_init=kernel_init, name=f"hidden_{i}")
+      x_BD = layers.Dropout(self.dropout)(activation(hidden(x_BD)), train=train)
+    head = layers.dense(self.outputs, ("embed", "classes"), dtype=self.dtype, name="head")
+    return layers.outputs(head(x_BD), squeeze=False)

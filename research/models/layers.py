@@ -1,0 +1,182 @@
+"""The layers that models are built from: flax's own with named axes, f32 parameters and one compute dtype.
+
+A model says what is connected to what; this file says how a layer is initialised, named and computed.
+
+Axis names (what a sharding table maps to a mesh; an axis named None is never sharded):
+
+| name | axis |
+| --- | --- |
+| `features` | an input width that the data fixes: columns, flattened pixels of the input, image channels |
+| `embed` | the input width of a dense kernel inside the model |
+| `mlp` | the output width of a hidden dense layer, and its bias |
+| `classes` | the output width of the head, and its bias |
+| `conv_in`, `conv_out` | a convolution's input and output channels; its bias is `conv_out` |
+| `norm` | the scale and bias of a normalisation |
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from research.errors import UserError
+
+DType = Any  # a jax dtype or its name, "float32" or "bfloat16"
+Initializer = Callable[..., jax.Array]
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+  "relu": nn.relu,
+  "gelu": nn.gelu,  # the tanh form: half the CPU time of the exact one
+  "tanh": jnp.tanh,
+  "sigmoid": nn.sigmoid,
+}
+
+he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")  # He et al. 2015, section 2.2
+glorot_uniform = nn.initializers.glorot_uniform()  # Glorot and Bengio 2010, equation 16
+lecun_normal = nn.initializers.lecun_normal()
+
+
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+  """The function of that name. Raises UserError for one that `ACTIVATIONS` lacks."""
+  if name not in ACTIVATIONS:
+    raise UserError(f"model: no activation {name!r} ({', '.join(ACTIVATIONS)})")
+  return ACTIVATIONS[name]
+
+
+def activation_initializer(activation: str) -> Initializer:
+  """What keeps a signal's variance through it: He's initializer for rectifiers, Glorot's for saturating functions."""
+  return he_normal if activation in ("relu", "gelu") else glorot_uniform
+
+
+def dense(
+  features: int,
+  axes: tuple[str | None, str | None],
+  *,
+  dtype: DType = jnp.float32,
+  kernel_init: Initializer = lecun_normal,
+  use_bias: bool = True,
+  name: str | None = None,
+) -> nn.Dense:
+  """A dense layer whose kernel (in, out) has the logical `axes` and whose bias has the second of them."""
+  return nn.Dense(
+    features,
+    use_bias=use_bias,
+    dtype=dtype,
+    param_dtype=jnp.float32,
+    kernel_init=nn.with_logical_partitioning(kernel_init, axes),
+    bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
+    name=name,
+  )
+
+
+def conv(
+  features: int,
+  kernel: int,
+  *,
+  strides: int = 1,
+  padding: Any = "SAME",
+  input_axis: str = "conv_in",
+  use_bias: bool = False,
+  dtype: DType = jnp.float32,
+  kernel_init: Initializer = he_normal,
+  name: str | None = None,
+) -> nn.Conv:
+  """A square 2-D convolution of (B, H, W, C); kernel (kernel, kernel, in, out). `padding` is as in `nn.Conv`."""
+  return nn.Conv(
+    features,
+    (kernel, kernel),
+    strides=(strides, strides),
+    padding=padding,
+    use_bias=use_bias,
+    dtype=dtype,
+    param_dtype=jnp.float32,
+    kernel_init=nn.with_logical_partitioning(kernel_init, (None, None, input_axis, "conv_out")),
+    bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",)),
+    name=name,
+  )
+
+
+class Norm(nn.Module):
+  """Normalises the last axis' channels by `kind`, in float32 whatever the compute dtype; the result has `dtype`.
+
+  batch: Ioffe and Szegedy 2015; running statistics (momentum 0.9) live in "batch_stats" and are what evaluation uses.
+    Its mean is over the whole batch that the program sees, so under jit with a sharded batch it is the global one.
+  layer: Ba et al. 2016. group: Wu and He 2018, 32 groups or the largest number below that divides the channels evenly.
+  """
+
+  kind: str
+  dtype: DType = jnp.float32
+  scale_init: Initializer = nn.initializers.ones
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    if self.kind == "none":
+      return x
+    options = {
+      "epsilon": 1e-5,
+      "dtype": jnp.float32,
+      "scale_init": nn.with_logical_partitioning(self.scale_init, ("norm",)),
+      "bias_init": nn.with_logical_partitioning(nn.initializers.zeros, ("norm",)),
+      "use_fast_variance": False,  # E[x²]−E[x]² loses every digit when the mean is 1000 times the spread
+    }
+    if self.kind == "batch":
+      layer = nn.BatchNorm(use_running_average=not train, momentum=0.9, **options)
+    elif self.kind == "layer":
+      layer = nn.LayerNorm(**options)
+    elif self.kind == "group":
+      layer = nn.GroupNorm(num_groups=math.gcd(32, x.shape[-1]), **options)
+    else:
+      raise UserError(f"model: no normalisation {self.kind!r} (none, batch, layer or group)")
+    nn.share_scope(self, layer)  # "norm_0/scale", whatever the kind
+    return layer(x.astype(jnp.float32)).astype(self.dtype)
+
+
+class Dropout(nn.Module):
+  """In training, zeroes values with probability `rate` and scales the rest to keep the mean (Srivastava et al. 2014).
+
+  The rate is rounded to 1/256: one random word serves four values, which on a CPU takes an eighth of the time of a
+  float for each. The scale is that of the rounded rate, so the mean is kept exactly.
+  """
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    if not 0.0 <= self.rate < 1.0:
+      raise UserError(f"model: dropout {self.rate} is outside [0, 1)")
+    dropped_of_256 = min(round(self.rate * 256), 255)
+    if not train or dropped_of_256 == 0:
+      return x
+    # Drawn row by row, so that a batch sharded by rows draws its own rows' words.
+    width = math.prod(x.shape[1:])
+    words = jax.random.bits(self.make_rng("dropout"), (x.shape[0], -(-width // 4)), jnp.uint32)
+    bytes_ = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(x.shape[0], -1)[:, :width].reshape(x.shape)
+    scale = jnp.asarray(256 / (256 - dropped_of_256), x.dtype)
+    return jnp.where(bytes_ >= dropped_of_256, x * scale, jnp.zeros_like(x))
+
+
+def pool_2x2(x_BHWC: jax.Array, kind: str = "max") -> jax.Array:
+  """Pools windows of 2×2 with stride 2; an odd last row or column is dropped. (B, H, W, C) → (B, H//2, W//2, C).
+
+  The maximum is one of rows and then of columns, not `nn.max_pool`: the gradient of that one is a select-and-scatter,
+  which takes XLA's CPU backend four times as long as this. The price: where a window's largest value is tied, the
+  gradient is shared among the ties (PyTorch gives it to the first). After a ReLU the common tie is at zero, where
+  the ReLU's own gradient is zero, so nothing changes there.
+  """
+  batch, height, width, channels = x_BHWC.shape
+  if kind not in ("max", "avg"):
+    raise UserError(f"model: no pooling {kind!r} (max or avg)")
+  combine = jnp.maximum if kind == "max" else lambda a, b: 0.5 * (a + b)
+  cropped = x_BHWC[:, : height // 2 * 2, : width // 2 * 2]
+  rows = cropped.reshape(batch, height // 2, 2, width // 2, 2 * channels)
+  columns = combine(rows[:, :, 0], rows[:, :, 1])
+  return combine(columns[..., :channels], columns[..., channels:])
+
+
+def outputs(y_BC: jax.Array, squeeze: bool) -> jax.Array:
+  """A head's values as float32, so that losses never see bf16; (B, 1) → (B,) with `squeeze`."""
+  y_BC = y_BC.astype(jnp.float32)
+  return y_BC.squeeze(-1) if squeeze else y_BC

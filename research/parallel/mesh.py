@@ -1,0 +1,32 @@
+"""Device meshes from their written form, such as "data:8"."""
+
+import math
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from research.errors import UserError
+
+AXES = ("data",)
+
+
+def make_mesh(text: str) -> Mesh:
+  """"data:4" → a mesh of the first four devices; "" → all devices on the data axis.
+
+  Raises:
+    UserError: an unknown axis, a size that is no positive number, or more devices than there are.
+  """
+  devices = jax.devices()
+  sizes = {"data": len(devices)}
+  if text:
+    pairs = [part.partition(":") for part in text.split(",")]
+    if not all(size.isascii() and size.isdigit() and int(size) for _, _, size in pairs):
+      raise UserError(f"parallel: --parallel.mesh={text} is not axis:size, such as data:{len(devices)}")
+    sizes = {axis: int(size) for axis, _, size in pairs}
+    if unknown := sorted(sizes.keys() - set(AXES)):
+      raise UserError(f"parallel: --parallel.mesh={text} has no axis {unknown[0]!r}; the axes are {', '.join(AXES)}")
+  count = math.prod(sizes.values())
+  if count > len(devices):
+    raise UserError(f"parallel: --parallel.mesh={text} wants {count} devices and there are {len(devices)}")
+  return Mesh(np.asarray(devices[:count]).reshape(tuple(sizes.values())), tuple(sizes))

@@ -1,0 +1,169 @@
+"""What a run leaves behind and shows while it goes on: numbers, TensorBoard events, a live line, pictures, one page.
+
+It measures nothing and decides nothing: the loop hands it numbers. Importing it is cheap; each heavy library comes in
+where it is first used, and a run without matplotlib or TensorBoard still finishes.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from research.report import predictions, record, samples
+from research.report.atomic import cannot_write, write_atomically
+from research.report.events import Events
+from research.report.measures import say, say_seconds
+from research.report.terminal import open_terminal
+
+
+class Report:
+  """The reporting of one run; a context manager, so that the terminal is restored however the run ends.
+
+  Opening it drops what the run directory holds after `start_step` (everything if 0), because the loop is about to
+  repeat those steps: no step is ever recorded twice. Numbers that the loop repeats at `start_step` itself are
+  ignored, so it may evaluate again right after a resume.
+
+  Args:
+    workdir: the run directory; made if missing.
+    header: what is trained, shown once: {"data": "digits, 1,437 examples", "parameters": "…"}.
+    total_steps: where the run ends.
+    start_step: finished updates in the checkpoint that the run goes on from.
+    batch_size: examples a step, for examples/s.
+    headline: the metric to show first.
+    quiet: print nothing.
+
+  Raises:
+    UserError: the directory cannot be written, or its metrics.jsonl is damaged before its last line.
+  """
+
+  def __init__(
+    self,
+    workdir: Path | str,
+    *,
+    header: Mapping[str, str],
+    total_steps: int,
+    start_step: int = 0,
+    batch_size: int,
+    headline: str = "test/accuracy",
+    quiet: bool = False,
+  ):
+    self.workdir, self.headline = Path(workdir), headline
+    self._began = time.monotonic()
+    self._terminal = open_terminal(total_steps, start_step, batch_size, headline, quiet=quiet)
+    metrics = self.workdir / "metrics.jsonl"
+    try:
+      self.workdir.mkdir(parents=True, exist_ok=True)
+      if start_step < total_steps:
+        (self.workdir / "result.json").unlink(missing_ok=True)  # it would call an unfinished run finished
+      kept_samples = samples.truncate_after(self.workdir / "samples", start_step)
+    except OSError as error:
+      raise cannot_write(self.workdir, error) from error
+    kept = record.truncate_after(metrics, start_step if start_step > 0 else -1)
+    self._start = start_step
+    self._known = {name for line in kept if line["step"] == start_step for name in line}
+    self._writer = record.Writer(metrics)
+    self._terminal.header(header)
+    self._events = Events(self.workdir / "tensorboard", kept, kept_samples, self.note)
+
+  def __enter__(self) -> "Report":
+    self._terminal.open()
+    return self
+
+  def __exit__(self, *_exception) -> None:
+    self.close()
+
+  def close(self) -> None:
+    """Restores the terminal and closes the files. Harmless when repeated."""
+    with contextlib.ExitStack() as stack:
+      stack.callback(self._writer.close)
+      stack.callback(self._events.close)
+      stack.callback(self._terminal.close)
+
+  def train(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Records what was measured while training, under full names: {"train/loss": 0.3}. Reads each value at once."""
+    self._append(step, scalars)
+    self._terminal.train(step, scalars)
+
+  def evaluation(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Records what was measured on held-out data after `step` updates: {"validation/accuracy": 0.97}."""
+    self._append(step, scalars)
+    self._terminal.evaluation(step, scalars)
+
+  def _append(self, step: int, scalars: Mapping[str, float]) -> None:
+    if step <= self._start and self._known:
+      scalars = {name: value for name, value in scalars.items() if name not in self._known}
+    if scalars:
+      self._events.scalars(self._writer.append(step, scalars))
+
+  def sample(self, step: int, sample: np.ndarray | str) -> None:
+    """Keeps pictures (images_NHWC, uint8 or floats in [0, 1], as one grid) or a text under samples/."""
+    path = samples.write(self.workdir / "samples", step, sample)
+    self._events.sample(step, path)
+
+  def progress(self, step: int) -> None:
+    """Moves the bar: `step` updates are finished. Costs less than a microsecond."""
+    self._terminal.progress(step)
+
+  def note(self, text: str) -> None:
+    """Says one line, above the bar where there is one."""
+    self._terminal.note(text)
+
+  def finish(
+    self,
+    result: Mapping,
+    *,
+    rows: Mapping[str, np.ndarray] | None = None,
+    class_names: Sequence[str] = (),
+    images: Callable[[np.ndarray], np.ndarray] | None = None,
+  ) -> Path:
+    """Writes predictions.npz, pictures/, report.html and, last of all, result.json; returns the page's path.
+
+    Args:
+      result: {"step", "metrics": {"test/accuracy": …}, "best": {…}}; "wall_seconds" is this session's if left out.
+      rows: values_N of each example of the final split: "label", "prediction", "loss", "probability" and "index" of
+        a classifier; "target", "prediction", "loss" of a regression.
+      class_names: of the labels 0, 1, …; the numbers themselves if empty.
+      images: indices_M (from rows["index"]) → images_MHWC uint8, for the worst mistakes.
+    """
+    result = {"wall_seconds": time.monotonic() - self._began, **result}
+    self._terminal.close()
+    if rows is not None:
+      predictions.write(self.workdir / "predictions.npz", predictions.collect(rows, class_names, images))
+    try:
+      page = rebuild(self.workdir, result, note=self.note)
+    finally:
+      # The numbers are worth more than the page: a fault in drawing is loud, but it must not cost the run its result.
+      text = json.dumps(record.strict(result), indent=2, allow_nan=False)
+      write_atomically(self.workdir / "result.json", text + "\n")
+    self._terminal.summary(self._summary(result, page))
+    return page
+
+  def _summary(self, result: Mapping, page: Path) -> dict[str, str]:
+    metrics = result.get("metrics", {})
+    names = sorted(metrics, key=lambda name: (name != self.headline, name.split("/")[0] != "test"))
+    rows = {name: say(name, float(metrics[name])) for name in names}
+    return {**rows, "wall time": say_seconds(float(result["wall_seconds"])), "report": str(page)}
+
+
+def rebuild(workdir: Path, result: Mapping | None = None, note: Callable[[str], None] = print) -> Path:
+  """Draws pictures/ and report.html anew from the files of a run directory; returns the page's path.
+
+  Args:
+    result: what result.json will say, where it is not there yet.
+    note: told one line if pictures cannot be drawn; the page is then made without them.
+
+  Raises:
+    UserError: the directory holds no run, or its files are damaged.
+  """
+  from research.report import page, pictures, run_directory
+
+  run = run_directory.open_run(workdir, result)
+  try:
+    pictures.write_all(run, workdir / "pictures")
+  except ImportError as error:
+    note(f"no pictures: {error}")
+  write_atomically(workdir / "report.html", page.render(run))
+  return workdir / "report.html"

@@ -1,0 +1,177 @@
+"""report.html: one run in one file that opens offline, from the files of its run directory alone.
+
+No scripts and no address outside the file: the page's own security policy forbids them. All text is escaped.
+"""
+
+import datetime
+import html
+import shlex
+from collections.abc import Iterable, Mapping
+
+from research.report import findings, svg
+from research.report.measures import best, say, say_number, say_seconds
+from research.report.panels import Panel, panels
+from research.report.record import number
+from research.report.run_directory import Run
+from research.report.style import CSS
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_MOST_SAMPLES = 7
+_MOST_PICTURE_BYTES = 4_000_000  # of samples in the page; a page is to be sent around
+
+
+def render(run: Run) -> str:
+  """The whole page as HTML."""
+  body = "".join([
+    _header(run), _tiles(run), _charts(run), _samples(run), findings.sections(run.predictions), _numbers(run),
+    _flags(run), _environment(run),
+  ])
+  return (
+    '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+    f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    f"<title>{html.escape(run.name)}</title><style>{CSS}</style></head><body><main>{body}"
+    f"<footer>Flagship · made anew by <code>python -m research.report {html.escape(shlex.quote(str(run.path)))}</code>"
+    "</footer></main></body></html>\n"
+  )
+
+
+def _header(run: Run) -> str:
+  facts = []
+  if run.records:
+    moment = datetime.datetime.fromtimestamp(run.records[-1]["time"], datetime.UTC)
+    facts.append(moment.strftime("%-d %B %Y, %H:%M UTC"))
+  facts += [run.flags[name] for name in ("data.source",) if name in run.flags]
+  facts += [] if run.result else [f"unfinished at step {run.step:,}"]
+  return (f'<header><div class="over">RUN REPORT</div><h1>{html.escape(run.name)}</h1>'
+          f"<p>{html.escape(' · '.join(facts))}</p></header>")
+
+
+def _tiles(run: Run) -> str:
+  metrics = {name: number(value) for name, value in run.result.get("metrics", {}).items()}
+  if not metrics:
+    metrics = {name: value for name, value in run.final.items() if not name.startswith("train/")}
+  tiles = []
+  for place, (name, value) in enumerate(list(metrics.items())[:7]):
+    tiles.append(_tile(name.replace("/", " "), say(name, value), _best_of(run, name), main=place == 0))
+  tiles.append(_tile("steps", f"{run.step:,}", ""))
+  tiles.append(_tile("wall time", say_seconds(run.wall_seconds), ""))
+  parameters = run.environment.get("parameters", run.environment.get("parameter_count"))
+  if isinstance(parameters, int):
+    tiles.append(_tile("parameters", f"{parameters:,}", ""))
+  return f'<section class="tiles">{"".join(tiles)}</section>'
+
+
+def _best_of(run: Run, name: str) -> str:
+  if name not in run.curves or len(run.curves[name][0]) < 2:
+    return ""
+  found = best(name, *run.curves[name])
+  return f"best {say(name, found[1])} at step {found[0]:,}" if found else ""
+
+
+def _tile(name: str, value: str, more: str, main: bool = False) -> str:
+  return (f'<div class="tile{" main" if main else ""}"><div class="name">{html.escape(name)}</div>'
+          f'<div class="value">{html.escape(value)}</div><div class="more">{html.escape(more)}</div></div>')
+
+
+def _charts(run: Run) -> str:
+  everything = panels(run.curves)
+  if not everything:
+    return ""
+  main = "".join(_chart(panel) for panel in everything if panel.main)
+  rest = "".join(_chart(panel) for panel in everything if not panel.main)
+  return ('<h2>Curves</h2><p class="lead">Thin lines are single measurements, thick ones their running mean; '
+          f'a ring marks the best.</p><div class="charts">{main}</div><div class="charts small">{rest}</div>')
+
+
+def _chart(panel: Panel) -> str:
+  keys = "".join(f'<span><i class="key-{svg.colour(line.name, place)}"></i>{html.escape(line.name)}</span>'
+                 for place, line in enumerate(panel.lines))
+  scale = " (log)" if panel.logarithmic else ""
+  title = html.escape(panel.name.replace("_", " ")) + scale
+  return (f'<div class="card"><div class="head"><h3>{title}</h3><div class="legend">{keys}</div></div>'
+          f"{svg.curves(panel)}</div>")
+
+
+def _samples(run: Run) -> str:
+  if not run.samples:
+    return ""
+  # The last one, and others spread evenly over the run.
+  count = len(run.samples)
+  places = sorted({round(index * (count - 1) / (_MOST_SAMPLES - 1)) for index in range(_MOST_SAMPLES)})
+  room, entries = _MOST_PICTURE_BYTES, []
+  for place in reversed(places):
+    path = run.samples[place]
+    size = path.stat().st_size
+    if size > room:
+      continue
+    room -= size
+    caption = f"<figcaption>step {int(path.stem):,}</figcaption>"
+    if path.suffix == ".png":
+      body = f'<img src="{findings.data_uri(path.read_bytes())}" alt="samples at step {int(path.stem)}">'
+    else:
+      body = f"<pre>{html.escape(path.read_text('utf-8', errors='replace'))}</pre>"
+    entries.append(f"<figure{' class=last' if place == count - 1 else ''}>{body}{caption}</figure>")
+  return f'<h2>Samples</h2><p class="lead">The newest first.</p><div class="samples">{"".join(entries)}</div>'
+
+
+def _numbers(run: Run) -> str:
+  rows = []
+  for name, value in run.final.items():
+    found = best(name, *run.curves[name]) if name in run.curves else None
+    told = (say(name, found[1]), f"{found[0]:,}") if found and not _is_plain(name) else ("", "")
+    rows.append(f"<tr><td>{html.escape(name)}</td>" + "".join(
+      f'<td class="number">{html.escape(text)}</td>' for text in (say(name, value), *told)) + "</tr>")
+  head = "<th>metric</th>" + "".join(f'<th class="number">{text}</th>' for text in ("last", "best", "at step"))
+  return (f'<h2>Numbers</h2><div class="card scroll"><table><thead><tr>{head}</tr></thead>'
+          f"<tbody>{''.join(rows)}</tbody></table></div>")
+
+
+def _is_plain(name: str) -> bool:
+  """Whether no value of the metric is better than another."""
+  return name.endswith(("learning_rate", "per_second", "epoch"))
+
+
+def _flags(run: Run) -> str:
+  if not run.flags:
+    return ""
+  changed = run.changed()
+  others = [name for name in run.flags if name not in changed]
+  if not run.defaults:
+    return f"<h2>Flags</h2>{_flag_table(run, others)}"
+  first = _flag_table(run, changed) if changed else '<p class="lead">Every flag has its default value.</p>'
+  return (f"<h2>Flags</h2><p class=lead>Those that differ from their defaults.</p>{first}"
+          f"<details><summary>the other {len(others)}</summary>{_flag_table(run, others)}</details>")
+
+
+def _flag_table(run: Run, names: Iterable[str]) -> str:
+  rows = []
+  for name in names:
+    changed = name in run.defaults and run.defaults[name] != run.flags[name]
+    default = f"default {run.defaults[name] or '(empty)'}" if changed else ""
+    rows.append(f'<tr{" class=changed" if changed else ""}><td class="mono">--{html.escape(name)}</td>'
+                f'<td class="mono value">{html.escape(run.flags[name])}</td><td>{html.escape(default)}</td></tr>')
+  return f'<div class="card scroll"><table>{"".join(rows)}</table></div>'
+
+
+def _environment(run: Run) -> str:
+  command = run.environment.get("command", "")
+  command = shlex.join(map(str, command)) if isinstance(command, list) else str(command)
+  again = f"<h2>Run it again</h2><pre>{html.escape(command)}</pre>" if command else ""
+  rows = "".join(
+    f"<tr><td>{html.escape(str(name).replace('_', ' '))}</td><td>{html.escape(_said(value))}</td></tr>"
+    for name, value in run.environment.items() if name not in ("command", "defaults")
+  )
+  return again + (f'<h2>Environment</h2><div class="card scroll"><table>{rows}</table></div>' if rows else "")
+
+
+def _said(value: object) -> str:
+  if isinstance(value, Mapping):
+    return " · ".join(f"{name} {_said(item)}" for name, item in value.items())
+  if isinstance(value, list):
+    return ", ".join(map(_said, value))
+  if value is None:
+    return "–"
+  if isinstance(value, (int, float)) and not isinstance(value, bool):
+    return say_number(value)
+  return str(value)

@@ -1,0 +1,122 @@
+"""Which curves share an axis, and how many points of them are drawn: the same for pictures and for the page.
+
+It drops no extreme: a curve with too many points becomes the lowest and highest value of each stretch.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+from research.report.measures import best, higher_is_better
+
+_POINTS = 600
+_SPLITS = ("train", "validation", "test")  # drawn in this order, in these fixed colours
+_DULL = ("learning_rate", "examples_per_second", "steps_per_second", "epoch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+  """One curve; `smooth` is its running mean where it is noisy enough to want one, else empty."""
+
+  name: str
+  steps: list[int]
+  values: list[float]
+  smooth: list[float]
+  best: tuple[int, float] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+  """Curves of one measure over the steps; `logarithmic` if positive values span more than a factor of 50."""
+
+  name: str
+  lines: list[Line]
+  logarithmic: bool
+  main: bool  # whether held-out data is measured, or it is a loss
+
+
+def panels(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> list[Panel]:
+  """Groups `split/name` by name: the loss first, then what was measured on held-out data, then the rest."""
+  groups: dict[str, list[str]] = {}
+  for name in curves:
+    groups.setdefault(name.partition("/")[2] or name, []).append(name)
+  made = [_panel(leaf, sorted(names, key=_order), curves) for leaf, names in groups.items()]
+  made = [panel for panel in made if panel.lines]
+  return sorted(made, key=lambda panel: (not panel.main, panel.name != "loss", panel.name in _DULL))
+
+
+def _order(name: str) -> int:
+  split = name.split("/")[0]
+  return _SPLITS.index(split) if split in _SPLITS else len(_SPLITS)
+
+
+def _panel(leaf: str, names: Sequence[str], curves: Mapping) -> Panel:
+  lines = [line(name.split("/")[0] if "/" in name else name, name, *curves[name]) for name in names]
+  finite = [value for one in lines for value in one.values if math.isfinite(value)]
+  falls = not higher_is_better(leaf) and leaf not in _DULL
+  logarithmic = bool(finite) and falls and min(finite) > 0 and max(finite) > 50 * min(finite)
+  held_out = any(not name.startswith("train/") and "/" in name for name in names)
+  return Panel(leaf, [one for one in lines if one.steps], logarithmic, held_out or leaf == "loss")
+
+
+def line(label: str, metric: str, steps: Sequence[int], values: Sequence[float]) -> Line:
+  """A curve ready to be drawn. `metric` tells which way is up."""
+  smooth = running_mean(values, max(1, len(values) // 40)) if len(values) >= 80 else []
+  picked = thin(values)
+  return Line(
+    label,
+    [steps[i] for i in picked],
+    [values[i] for i in picked],
+    [smooth[i] for i in picked] if smooth else [],
+    best(metric, list(steps), list(values)),
+  )
+
+
+def thin(values: Sequence[float], points: int = _POINTS) -> list[int]:
+  """Positions of at most `points` values that keep the ends and each stretch's extremes."""
+  count = len(values)
+  if count <= points:
+    return list(range(count))
+  stretches = points // 2 - 1
+  kept = {0, count - 1}
+  for stretch in range(stretches):
+    places = range(stretch * count // stretches, (stretch + 1) * count // stretches)
+    # A value that is no number is an extreme of its own: it shows as a gap.
+    finite = [i for i in places if math.isfinite(values[i])] or list(places)
+    kept |= {min(finite, key=values.__getitem__), max(finite, key=values.__getitem__)}
+  return sorted(kept)
+
+
+def running_mean(values: Sequence[float], half_width: int) -> list[float]:
+  """The mean over each value and up to `half_width` finite neighbours on either side, fewer of them near the ends."""
+  sums, counts = [0.0], [0]
+  for value in values:
+    finite = math.isfinite(value)
+    sums.append(sums[-1] + (value if finite else 0.0))
+    counts.append(counts[-1] + finite)
+  means = []
+  for place, value in enumerate(values):
+    reach = min(half_width, place, len(values) - 1 - place)  # symmetric, so that the ends are not pulled inwards
+    low, high = place - reach, place + reach + 1
+    known = counts[high] - counts[low]
+    means.append((sums[high] - sums[low]) / known if known and math.isfinite(value) else math.nan)
+  return means
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+  """About `count` round numbers (1, 2 or 5 times a power of ten) from `low` to `high`."""
+  span = high - low
+  if span <= 0 or not math.isfinite(span):
+    return [low]
+  power = 10 ** math.floor(math.log10(span / count))
+  step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= count)
+  return [index * step for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+  """Powers of ten between two positive numbers, every nth if there are many, with 2 and 5 if there are few."""
+  first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+  stride = max(1, math.ceil((last - first) / 6))
+  factors = (1, 2, 5) if last - first <= 2 else (1,)
+  marks = [10.0**power * factor for power in range(first, last + 1, stride) for factor in factors]
+  return [mark for mark in marks if low * (1 - 1e-9) <= mark <= high * (1 + 1e-9)]

@@ -1,0 +1,239 @@
+"""What a person sees while a run goes on: a live line on a terminal, plain lines anywhere else (files, pipes, CI).
+
+It never makes the loop wait: `progress` stores one integer, and drawing happens at most four times a second in a
+thread of its own.
+"""
+
+import collections
+import math
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+
+from research.report.measures import say, say_bytes, say_seconds
+
+_REDRAWS_PER_SECOND = 4
+_PLAIN_SECONDS = 5.0  # between two plain lines about training; evaluations are always told
+_RATE_SECONDS = 20.0  # the window that the speed is measured over
+
+
+class Pace:
+  """Steps a second over the last seconds, from (time, step) pairs that anyone may add at any rhythm."""
+
+  def __init__(self):
+    self._marks: collections.deque[tuple[float, int]] = collections.deque(maxlen=4096)
+
+  def mark(self, now: float, step: int) -> None:
+    self._marks.append((now, step))
+    # Two marks always stay, so that steps slower than the window still have a speed.
+    while len(self._marks) > 2 and now - self._marks[1][0] > _RATE_SECONDS:
+      self._marks.popleft()
+
+  def steps_per_second(self) -> float | None:
+    """None until two moments are known and a step lies between them."""
+    if len(self._marks) < 2:
+      return None
+    (start, first), (end, last) = self._marks[0], self._marks[-1]
+    return (last - first) / (end - start) if last > first and end > start else None
+
+
+def peak_memory() -> str:
+  """The device's peak where it tells one, else the peak of this process: "1.4 GiB"."""
+  jax = sys.modules.get("jax")  # a report without jax must not import it
+  if jax is not None:
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+      return say_bytes(stats["peak_bytes_in_use"])
+  unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there and KiB here
+  return say_bytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+class Terminal:
+  """Shared state of both forms, and the silent form itself (`--quiet`)."""
+
+  def __init__(self, total_steps: int, start_step: int, batch_size: int, headline: str):
+    self.total, self.step, self.batch_size, self.headline = total_steps, start_step, batch_size, headline
+    self.loss: float | None = None
+    self.metric: tuple[str, float] | None = None
+    self.started = False
+    self.pace = Pace()
+
+  def header(self, rows: Mapping[str, str]) -> None: ...
+
+  def open(self) -> None: ...
+
+  def close(self) -> None: ...
+
+  def note(self, text: str) -> None: ...
+
+  def summary(self, rows: Mapping[str, str]) -> None: ...
+
+  def progress(self, step: int) -> None:
+    """Called every step: keep it to a store."""
+    self.step = step
+    if not self.started:
+      # The first call comes after compilation, which says nothing about the speed to come.
+      self.started = True
+      self.pace.mark(time.monotonic(), step)
+
+  def train(self, step: int, scalars: Mapping[str, float]) -> None:
+    self.progress(step)
+    self.loss = next((value for name, value in scalars.items() if name.endswith("loss")), self.loss)
+
+  def evaluation(self, step: int, scalars: Mapping[str, float]) -> None:
+    self.metric = self._pick(scalars) or self.metric
+
+  def _pick(self, scalars: Mapping[str, float]) -> tuple[str, float] | None:
+    """The headline metric, else the same metric of another split, else whatever was measured."""
+    leaf = self.headline.rsplit("/", 1)[-1]
+    same = [name for name in scalars if name.rsplit("/", 1)[-1] == leaf]
+    names = [self.headline] * (self.headline in scalars) + same + list(scalars)
+    return (names[0], scalars[names[0]]) if names else None
+
+  def _speed(self) -> list[str]:
+    """["12,345 examples/s", "0:42 left"], as far as known."""
+    rate = self.pace.steps_per_second()
+    if rate is None:
+      return []
+    left = max(0, self.total - self.step) / rate
+    return [f"{float(f'{rate * self.batch_size:.3g}'):,g} examples/s", f"{say_seconds(math.ceil(left))} left"]
+
+
+class Plain(Terminal):
+  """Plain lines: no colours, no cursor movement, each one complete."""
+
+  def __init__(self, *args):
+    super().__init__(*args)
+    self._next_line = 0.0
+
+  def header(self, rows: Mapping[str, str]) -> None:
+    width = max(map(len, rows), default=0)
+    self._print("\n".join(f"{name:<{width}}  {_one_line(text)}" for name, text in rows.items()))
+
+  def note(self, text: str) -> None:
+    self._print(_one_line(text))
+
+  def summary(self, rows: Mapping[str, str]) -> None:
+    self.header(rows)
+
+  def train(self, step: int, scalars: Mapping[str, float]) -> None:
+    super().train(step, scalars)
+    now = time.monotonic()
+    self.pace.mark(now, step)
+    if now >= self._next_line:
+      self._next_line = now + _PLAIN_SECONDS
+      self._tell(step, scalars)
+
+  def evaluation(self, step: int, scalars: Mapping[str, float]) -> None:
+    super().evaluation(step, scalars)
+    self._tell(step, scalars)
+
+  def _tell(self, step: int, scalars: Mapping[str, float]) -> None:
+    told = [f"{name} {say(name, value)}" for name, value in scalars.items() if not name.endswith("_per_second")]
+    self._print(" · ".join([f"step {step:,}/{self.total:,}", *told, *self._speed()]))
+
+  def _print(self, text: str) -> None:
+    # A closed pipe (`| head`) or a full disk behind stdout must not stop a run that writes its results elsewhere.
+    try:
+      print(text, flush=True)
+    except OSError:
+      self._print = lambda _text: None
+
+
+def _one_line(text: str) -> str:
+  return " ".join(text.split())
+
+
+class Live(Terminal):
+  """One line redrawn in place by rich, in its own thread; evaluations and notes scroll above it."""
+
+  def __init__(self, *args):
+    super().__init__(*args)
+    from rich.console import Console
+    from rich.live import Live as RichLive
+
+    self._opened = time.monotonic()
+    self._memory = (0.0, "")  # when it was last measured, and what it was
+    self._console = Console(highlight=False)  # honours NO_COLOR, TERM and the window's width
+    self._live = RichLive(
+      get_renderable=self._draw, console=self._console, refresh_per_second=_REDRAWS_PER_SECOND, transient=True
+    )
+
+  def header(self, rows: Mapping[str, str]) -> None:
+    self._table(rows, "bold cyan")
+
+  def open(self) -> None:
+    self._opened = time.monotonic()
+    self._live.start()
+
+  def close(self) -> None:
+    self._live.stop()
+
+  def note(self, text: str) -> None:
+    from rich.text import Text
+
+    self._console.print(Text(_one_line(text)))
+
+  def evaluation(self, step: int, scalars: Mapping[str, float]) -> None:
+    super().evaluation(step, scalars)
+    from rich.text import Text
+
+    line = Text(f"{step:>{len(f'{self.total:,}')},}", style="dim")
+    for name, value in scalars.items():
+      line.append("  ").append(name, style="dim").append(" ").append(say(name, value), style="bold")
+    self._console.print(line)
+
+  def summary(self, rows: Mapping[str, str]) -> None:
+    self._table(rows, "bold green")
+
+  def _table(self, rows: Mapping[str, str], style: str) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in rows.items():
+      table.add_row(Text(name, style), Text(_one_line(text)))
+    self._console.print(table)
+
+  def _draw(self):
+    """The live line. What does not fit the window's width is left out from the right."""
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    now = time.monotonic()
+    if not self.started:
+      return Text(f"compiling · {say_seconds(int(now - self._opened))}", style="dim")
+    self.pace.mark(now, self.step)
+    if now - self._memory[0] > 1:
+      self._memory = (now, peak_memory())
+    facts = [f"{self.step:,}/{self.total:,}"]
+    facts += [f"loss {say('loss', self.loss)}"] if self.loss is not None else []
+    facts += [f"{self.metric[0]} {say(*self.metric)}"] if self.metric else []
+    facts += [*self._speed(), self._memory[1]]
+    room = self._console.width - 14  # a bar of at least 12
+    while len(facts) > 1 and len(" · ".join(facts)) > room:
+      facts.pop()
+    line = Table.grid(expand=True, padding=(0, 1))
+    line.add_column(ratio=1)
+    line.add_column(no_wrap=True)
+    line.add_row(ProgressBar(total=max(1, self.total), completed=self.step), Text(" · ".join(facts)))
+    return line
+
+
+def open_terminal(*args, quiet: bool = False) -> Terminal:
+  """The form that fits: silent if asked, live on a terminal that can move its cursor, plain lines elsewhere."""
+  if quiet:
+    return Terminal(*args)
+  capable = sys.stdout.isatty() and os.environ.get("TERM", "") != "dumb" and shutil.get_terminal_size().columns >= 40
+  if capable:
+    try:
+      return Live(*args)
+    except ImportError:
+      pass
+  return Plain(*args)

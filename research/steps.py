@@ -1,0 +1,128 @@
+"""From a task and a feed to compiled calls: one training call and one evaluation call, whatever the family.
+
+Nothing here reads a value back from the device or decides when to do something; the loop does.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from research import metrics
+from research.data.feeds import Feed
+from research.data.transforms import Transform
+from research.task import Metrics, State, Sums, Task, step_key
+
+TrainingCall = Callable[[State, Any, int], tuple[State, Metrics]]
+
+
+def initial_state(task: Task, feed: Feed, transform: Transform, seed: int, mesh: Mesh) -> State:
+  """The state at step 0, made on the devices and replicated over them."""
+  return jax.jit(_initializer(task, feed, transform, seed), out_shardings=replicated(mesh))(feed.inputs(0))
+
+
+def abstract_state(task: Task, feed: Feed, transform: Transform, seed: int, mesh: Mesh) -> State:
+  """Shapes, dtypes and shardings of the state; nothing is allocated. What a checkpoint is restored into."""
+  shapes = jax.eval_shape(_initializer(task, feed, transform, seed), feed.inputs(0))
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
+
+
+def training_call(
+  task: Task, feed: Feed, transform: Transform, seed: int, mesh: Mesh, steps_per_call: int
+) -> TrainingCall:
+  """(state, inputs, count) → (state after `count` updates, metrics of the last). The state is donated.
+
+  With steps_per_call > 1 the updates run in one compiled loop whose length is an argument, so calls that end early, at
+  an evaluation or a checkpoint, need no program of their own.
+  """
+  if steps_per_call == 1:
+    compiled = training_program(task, feed, transform, seed, mesh)
+    return lambda state, inputs, count: compiled(state, inputs)
+
+  update = _update(task, feed, transform, seed)
+
+  def updates(state: State, inputs: Any, count: jax.Array) -> tuple[State, Metrics]:
+    shapes = jax.eval_shape(update, state, inputs)[1]
+    blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.fori_loop(0, count, lambda _, carry: update(carry[0], inputs), (state, blank))
+
+  compiled = jax.jit(updates, donate_argnums=0, out_shardings=replicated(mesh))
+  counts = {}  # device scalars, made once for each length that occurs
+
+  def call(state: State, inputs: Any, count: int) -> tuple[State, Metrics]:
+    if count not in counts:
+      counts[count] = jax.device_put(np.int32(count), replicated(mesh))
+    return compiled(state, inputs, counts[count])
+
+  return call
+
+
+def training_program(task: Task, feed: Feed, transform: Transform, seed: int, mesh: Mesh) -> jax.stages.Wrapped:
+  """(state, inputs) → (state after one update, its metrics), jitted; the state is donated."""
+  return jax.jit(_update(task, feed, transform, seed), donate_argnums=0, out_shardings=replicated(mesh))
+
+
+def evaluation_call(task: Task, feed: Feed, transform: Transform, mesh: Mesh) -> Callable[[State], Sums]:
+  """state → the sums over every example of the feed's split, each counted once; host numbers."""
+
+  def batch_sums(state: State, inputs: Any, number: jax.Array) -> Sums:
+    return task.evaluate(state, transform(feed.batch(inputs, number), jax.random.key(0)))  # its transforms draw nothing
+
+  def add_batch(state: State, sums: Sums, inputs: Any, number: jax.Array) -> tuple[Sums, jax.Array]:
+    return metrics.add(sums, batch_sums(state, inputs, number)), number + 1
+
+  compiled = jax.jit(add_batch, out_shardings=replicated(mesh), donate_argnums=(1, 3))
+
+  def evaluate(state: State) -> Sums:
+    number = jax.device_put(np.int32(0), replicated(mesh))
+    sums = None
+    for step in range(len(feed.plan)):
+      inputs = feed.inputs(step)
+      if sums is None:
+        shapes = jax.eval_shape(batch_sums, state, inputs, number)
+        sums = jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype), replicated(mesh)), shapes)
+      sums, number = compiled(state, sums, inputs, number)
+    feed.close()
+    return jax.device_get(sums)
+
+  return evaluate
+
+
+def examples(task: Task, feed: Feed, transform: Transform, state: State) -> dict[str, np.ndarray]:
+  """Per-example values of the feed's whole split, in its order, for the report. {name: array_N}, with "index"."""
+
+  @jax.jit
+  def rows(state: State, inputs: Any, number: jax.Array):
+    batch = transform(feed.batch(inputs, number), jax.random.key(0))
+    return {**task.per_example(state, batch), "index": batch["index"]}, batch["mask"]
+
+  parts = []
+  for step in range(len(feed.plan)):
+    values, mask_B = jax.device_get(rows(state, feed.inputs(step), jax.device_put(np.int32(step))))
+    parts.append({name: value_B[mask_B > 0] for name, value_B in values.items()})
+  feed.close()
+  return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """On every device of the mesh, whole."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def _initializer(task: Task, feed: Feed, transform: Transform, seed: int) -> Callable[[Any], State]:
+  def initialize(inputs: Any) -> State:
+    parameters_key, data_key = jax.random.split(jax.random.key(seed))
+    return task.init(parameters_key, transform(feed.batch(inputs, jnp.int32(0)), data_key))
+
+  return initialize
+
+
+def _update(task: Task, feed: Feed, transform: Transform, seed: int) -> Callable[[State, Any], tuple[State, Metrics]]:
+  def update(state: State, inputs: Any) -> tuple[State, Metrics]:
+    data_key, task_key = jax.random.split(step_key(seed, state.step))
+    return task.step(state, transform(feed.batch(inputs, state.step), data_key), task_key)
+
+  return update

@@ -1,0 +1,62 @@
+"""Contract 1: a task is pure functions, and one state serves every family. The loop knows nothing else of a model."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from flax import struct
+
+Key = jax.Array  # a typed PRNG key
+Batch = Mapping[str, jax.Array]  # "image" or "features"; "label" or "target"; "mask"; "index": B first
+Metrics = Mapping[str, jax.Array]  # float32 scalars of one step
+Sums = Mapping[str, jax.Array]  # what adds up over batches and hosts
+Sample = Any  # images_NHWC uint8, or text
+
+
+@struct.dataclass
+class State:
+  """Everything that a checkpoint holds.
+
+  Attributes:
+    step: () int32, the number of finished updates.
+    params: the parameters, float32.
+    opt_state: the optimizer's state.
+    extra: what else a family carries: "batch_stats", "ema", …
+  """
+
+  step: jax.Array
+  params: Any
+  opt_state: Any
+  extra: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """What the loop needs of a model, a loss and an optimizer.
+
+  Attributes:
+    init: (key, batch) → State at step 0. Traced, so only the batch's shapes and dtypes matter.
+    step: (state, batch, key) → (state with step + 1, metrics). One update; traced.
+    evaluate: (state, batch) → sums. Examples whose "mask" is 0 count for nothing.
+    summarize: summed sums → named numbers, on the host.
+    per_example: (state, batch) → arrays_B for the report: "label", "prediction", "loss", "probability" of a
+      classifier; "target", "prediction", "loss" of a regression.
+    judge: (state, key) → numbers that need the whole set at once.
+    sample: (state, key) → pictures or text to look at.
+    flops: batch → analytic model FLOPs of one step.
+  """
+
+  init: Callable[[Key, Batch], State]
+  step: Callable[[State, Batch, Key], tuple[State, Metrics]]
+  evaluate: Callable[[State, Batch], Sums]
+  summarize: Callable[[Sums], dict[str, float]]
+  per_example: Callable[[State, Batch], dict[str, jax.Array]] | None = None
+  judge: Callable[[State, Key], dict[str, float]] | None = None
+  sample: Callable[[State, Key], Sample] | None = None
+  flops: Callable[[Batch], float] | None = None
+
+
+def step_key(seed: int, step: jax.Array) -> Key:
+  """The key of the update that starts from `step` finished ones: a function of the seed and the step alone."""
+  return jax.random.fold_in(jax.random.key(seed), step)
