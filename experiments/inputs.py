@@ -109,7 +109,7 @@ def _check(config: Experiment, splits: Splits, mesh: Mesh) -> None:
     raise UserError(
       f"data: --data.batch_size={data.batch_size} does not divide over {devices} devices"
       + (f" in {config.optim.micro_batches} parts" if config.optim.micro_batches > 1 else "")
-      + f"; {-(-data.batch_size // even) * even} would, or --parallel.mesh=data:1"
+      + f"; {-(-data.batch_size // even) * even} would, or leave --parallel.mesh out"
     )
   if config.run.best_metric.startswith("validation/") and splits.validation is None:
     raise UserError(

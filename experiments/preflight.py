@@ -1,4 +1,4 @@
-"""What a run would be, before it is one: parameters, shapes, FLOPs, and the compiled step's memory. It trains nothing."""
+"""What a run would be, before it is one: parameters, shapes, FLOPs, and the memory of a compiled step."""
 
 import time
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ def text(job: "Job") -> str:
   compiled = lower(job, state).compile()
   seconds = time.monotonic() - began
   memory = compiled.memory_analysis()
-  batch = jax.eval_shape(lambda given: data.augment(data.train.batch(given, jnp.int32(0)), jax.random.key(0)), _given(job))
+  batch = jax.eval_shape(lambda x: data.augment(data.train.batch(x, jnp.int32(0)), jax.random.key(0)), _given(job))
   flops = job.task.flops(batch) if job.task.flops is not None else None
   name = max((len(row.name) for row in rows), default=0)
   shapes = {key: f"{value.dtype}{list(value.shape)}" for key, value in batch.items() if key not in ("index", "mask")}
@@ -43,9 +43,10 @@ def text(job: "Job") -> str:
       f"  FLOPs, an update     {flops:.4g} (model FLOPs: 3 × the forward pass's matrix products)",
       f"  FLOPs, the run       {flops * plan.total_steps:.4g}",
     ]
+  devices = f"{job.mesh.devices.size} × {jax.devices()[0].device_kind}"
   lines += [
     "",
-    f"the compiled update, {len(job.mesh.devices.ravel())} × {jax.devices()[0].device_kind} (compiled in {seconds:.1f} s)",
+    f"the compiled update, {devices} (compiled in {seconds:.1f} s)",
     f"  arguments            {_bytes(memory.argument_size_in_bytes)} a device: state, and data where they live there",
     f"  temporaries          {_bytes(memory.temp_size_in_bytes)} a device: activations and gradients",
     f"  outputs              {_bytes(memory.output_size_in_bytes)} a device,"

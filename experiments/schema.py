@@ -99,7 +99,7 @@ class Optim:
 class Parallel:
   """Devices and how the work is divided over them"""
 
-  mesh: str = flag("", "mesh axes and sizes, such as data:8; empty: all devices on data")
+  mesh: str = flag("", "mesh axes and sizes, such as data:8; empty: all devices that divide the batch")
   strategy: str = flag("dp", "table from logical axes to mesh axes", choices=("dp",))
   compile: str = flag("jit", "how the step is compiled", choices=("jit",))
 

@@ -1,9 +1,11 @@
 """What the words do: train, eval and preflight, from a parsed request to an exit code."""
 
 import dataclasses
+import logging
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +30,9 @@ MOST_EVALUATIONS = 20  # in a run that does not say how often
 
 def run(definition: Definition, request: Request) -> int:
   """Does what the request's word says; returns the exit code."""
+  # Orbax prints every thread's trace of a failed save; the error itself is raised, and told in one line.
+  logging.getLogger("absl").setLevel(logging.CRITICAL)
+  warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
   if request.config.run.compilation_cache:
     keep_compiled_programs()
   return {"train": train, "eval": evaluate, "preflight": preflight}[request.word](definition, request)
@@ -77,7 +82,9 @@ class Job:
 
 def make_job(definition: Definition, config: Experiment, say: Callable[[str], None]) -> Job:
   """Opens the data and builds the task. Raises UserError for whatever does not fit together."""
-  mesh = make_mesh(config.parallel.mesh)
+  mesh = make_mesh(config.parallel.mesh, config.data.batch_size // config.optim.micro_batches)
+  if not config.parallel.mesh and mesh.devices.size < jax.device_count():
+    say(f"on {mesh.devices.size} of {jax.device_count()} devices, which divide a batch of {config.data.batch_size}")
   splits = inputs.open_data(config.data, say)
   for note in splits.notes:
     say(note)

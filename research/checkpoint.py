@@ -3,7 +3,7 @@
 Orbax casts silently on restore and reports a failed save late; both are covered here.
 """
 
-from collections.abc import Mapping
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ class Checkpoints:
     preserved = [policies.LatestN(keep)]
     if metric:
       sign = -1 if selection.lower_is_better(metric) else 1
-      # Of equals Orbax keeps the newest; the earliest is the best, so a later step costs a hair.
-      preserved.append(policies.BestN(get_metric_fn=lambda scores: sign * scores[metric], reverse=False, n=1))
+      best = {"get_metric_fn": lambda scores: sign * scores[metric], "keep_checkpoints_without_metrics": False}
+      preserved.append(policies.BestN(n=1, **best))
     self._orbax = ocp.training.Checkpointer(
       directory.absolute(),
       save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
@@ -51,20 +51,32 @@ class Checkpoints:
   def latest(self) -> int | None:
     return self.steps[-1] if self.steps else None
 
-  def save(self, step: int, state: State, scores: Mapping[str, float] | None = None) -> None:
-    """Starts to save; returns once the values are copied. An error of the save before this one is raised here."""
+  def save(self, step: int, state: State, best: float | None = None) -> None:
+    """Starts to save; returns once the values are copied. An error of the save before this one is raised here.
+
+    Args:
+      step: finished updates of `state`.
+      state: what is saved.
+      best: the metric's value, where it is better than all before. Without one a checkpoint is kept only while it is
+        new: of equal scores Orbax would keep the latest, and the best is the earliest.
+    """
     self.wait()
     if step in self.steps:
       return
-    has_metric = self._metric and scores and np.isfinite(scores.get(self._metric, np.nan))
-    metrics = {self._metric: scores[self._metric]} if has_metric else None
+    metrics = None if best is None else {self._metric: best}
     self._pending = self._orbax.save_async(step, state, metrics=metrics)
 
   def wait(self) -> None:
-    """Until the save under way is committed; raises what went wrong in it."""
+    """Until the save under way is committed. Raises UserError where the disk did not take it."""
     pending, self._pending = self._pending, None
-    if pending is not None:
+    if pending is None:
+      return
+    try:
       pending.result()
+    except Exception as error:
+      if reason := _disk_error(error):
+        raise UserError(f"run: cannot save in {self._orbax.directory}: {reason}; make room and run it again") from error
+      raise
 
   def restore(self, step: int, abstract: State) -> State:
     """Checkpoint `step`, placed and typed as `abstract` says.
@@ -93,10 +105,19 @@ class Checkpoints:
     try:
       self.wait()
     finally:
-      self._orbax.close()
+      with contextlib.suppress(Exception):  # it repeats what a failed save has said already
+        self._orbax.close()
 
 
 def _named(tree: Any) -> dict[str, Any]:
   """{path: leaf}; a state and what Orbax says of a saved one give the same paths."""
   leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
   return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _disk_error(error: BaseException) -> str:
+  """What the disk said, where that is the error; tensorstore wraps it in words of its own."""
+  for reason in ("No space left on device", "Read-only file system", "Permission denied", "File too large"):
+    if reason.lower() in str(error).lower():
+      return reason
+  return ""

@@ -114,7 +114,7 @@ def fit(
     is_best = bool(found and plan.best_metric) and selection.best(plan.best_metric, scores) == scores[-1]
     if plan.saves(step) or is_best or stopping:
       late.read()
-      checkpoints.save(step, state, found)
+      checkpoints.save(step, state, scores[-1][1] if is_best else None)
       late.pause()
     if stopping:
       report.note(f"stopped by a signal; step {step} is saved")

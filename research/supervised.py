@@ -80,7 +80,7 @@ def supervised(
     if ema_decay:
       extra = {**extra, "ema": optim.ema_update(state.extra["ema"], params, ema_decay, state.step)}
     count = jnp.maximum(sums["count"], 1)
-    found = {"loss": sums["loss"] / count, "gradient_norm": optax.global_norm(gradients)}
+    found = {"loss": sums["loss"] / count, "gradient_norm": optax.tree.norm(gradients)}
     if not regression:
       found["accuracy"] = sums["correct"] / count
     return State(state.step + 1, params, opt_state, extra), found
@@ -126,4 +126,4 @@ def input_of(batch: Batch) -> jax.Array:
 def _correct(outputs: jax.Array, batch: Batch) -> jax.Array:
   """How many real examples the training forward pass got right, float32."""
   right_B = metrics.two_class_logits(outputs).argmax(axis=-1).astype(jnp.int32) == batch["label"]
-  return (right_B * batch["mask"]).sum()
+  return jnp.where(right_B, batch["mask"], 0.0).sum()

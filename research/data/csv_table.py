@@ -52,16 +52,23 @@ def open_dataset(rest: str, options: Options) -> Dataset:
   if target in drop:
     raise UserError(f"data: {rows.path}: column {target!r} is both dropped and the target")
   output_N, class_names = _outputs(rows, target, kind)
-  columns, numbers, codes, notes = [], [], [], []
+  columns, numbers, codes, notes, identifying = [], [], [], [], []
   for place, column in enumerate(rows.header):
     if column in (target, *drop):
       continue
     categories, values = _column(rows, place)
+    if _identifies(categories, values):
+      identifying.append(column)
     columns.append(table.Column(column, categories))
     (codes if categories else numbers).append(values)
     if missing := int((values == table.MISSING).sum() if categories else np.isnan(values).sum()):
       becomes = "a category of their own" if categories else "the training mean"
       notes.append(f"column {column!r}: {missing} missing cells of {len(values)} become {becomes}")
+  if identifying:
+    raise UserError(
+      f"data: {rows.path}: most rows have a text of their own in {', '.join(map(repr, identifying))};"
+      f" those are no categories; leave them out: csv:{file}?drop={','.join([*sorted(drop), *identifying])}"
+    )
   what = f"one of {len(class_names)} classes" if class_names else "a number"
   notes.insert(0, f"the target is column {target!r}, {what}")
   content = fingerprint.text("csv 1", fingerprint.file(rows.path), target, class_names, sorted(drop))
@@ -143,7 +150,13 @@ def _outputs(rows: _Rows, target: str, kind: str) -> tuple[np.ndarray, tuple[str
       raise UserError(f"data: {rows.path} line {line}: the target, column {target!r}, is missing")
   parsed = _numbers(rows, place, required=kind == "number")
   if parsed is None:
-    return _codes(rows, place)
+    codes_N, class_names = _codes(rows, place)
+    if _identifies(class_names, codes_N):
+      raise UserError(
+        f"data: {rows.path}: the target, column {target!r}, has {len(class_names)} different texts in"
+        f" {len(rows.cells)} rows; those are no classes; name another column as the target"
+      )
+    return codes_N, class_names
   distinct = np.unique(parsed)
   whole = bool((distinct == np.floor(distinct)).all())
   if kind == "number" or (not kind and not (whole and len(distinct) <= _FEW)):
@@ -192,13 +205,14 @@ def _numbers(rows: _Rows, place: int, required: bool) -> np.ndarray | None:
 def _codes(rows: _Rows, place: int) -> tuple[np.ndarray, tuple[str, ...]]:
   texts = [row[place] for row in rows.cells]
   categories = tuple(sorted({text for text in texts if text.lower() not in _MISSING}))
-  if len(categories) > _FEW and len(categories) > min(_MANY, len(texts) // 2):
-    raise UserError(
-      f"data: {rows.path}: column {rows.header[place]!r} has {len(categories)} different texts in {len(texts)} rows;"
-      f" that is no category (leave it out with csv:FILE?drop={rows.header[place]})"
-    )
   number = {text: code for code, text in enumerate(categories)}
   return np.array([number.get(text, table.MISSING) for text in texts], np.int32), categories
+
+
+def _identifies(categories: tuple[str, ...], codes_N: np.ndarray) -> bool:
+  """Whether texts tell rows apart, as names do, rather than grouping them."""
+  present = np.count_nonzero(codes_N != table.MISSING)
+  return len(categories) > _FEW and len(categories) > min(_MANY, present // 2)
 
 
 def _number(text: str) -> float | None:

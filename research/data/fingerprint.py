@@ -5,6 +5,7 @@ Digests of large files are remembered by (size, modification time), so that a st
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -84,4 +85,5 @@ def write_json(path: Path, content: dict) -> None:
     partial.write_text(json.dumps(content))
     os.replace(partial, path)
   except OSError:
-    partial.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      partial.unlink(missing_ok=True)

@@ -12,19 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from research.data import cache, fingerprint, nearest, pictures
-from research.data.source import ArraySource, Dataset, Feature, Options, Schema
+from research.data.source import SPLIT_NAMES, ArraySource, Dataset, Feature, Options, Schema
 from research.errors import UserError
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
-_SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
 _DECODER = "folder 1"  # part of the fingerprint: raise it when the same files would give other arrays
 
 
 def open_dataset(rest: str, options: Options) -> Dataset:
   """"image" (H, W, 1) where every picture is grey, else (H, W, 3); "label" by the sorted class folders' names, those of
   all splits together. Folders inside a class are looked through; hidden files and other suffixes are passed over."""
-  if options.target:
-    raise UserError(f"data: target {options.target!r} is for csv sources; a folder's labels are its class folders")
   root = nearest.existing(rest, "folder")
   parts = {part: _classes(folder) for part, folder in _part_folders(root).items()}
   class_names = tuple(sorted({name for classes in parts.values() for name in classes}))
@@ -40,7 +37,7 @@ def open_dataset(rest: str, options: Options) -> Dataset:
   content = fingerprint.text(_DECODER, fingerprint.files(root, names, options.cache_dir), *class_names)
 
   def begin():
-    shape = _one_shape(root, names)
+    shape = _shape(root, names)
     features = {"image": Feature(shape, "uint8"), "label": Feature((), "int32")}
 
     def decode(indices: range) -> dict[str, np.ndarray]:
@@ -68,11 +65,11 @@ def _part_folders(root: Path) -> dict[str, Path]:
     return {"all": root}
   parts = {}
   for name, path in sorted(inside.items()):
-    if name not in _SPLITS:
-      raise UserError(f"data: {path} beside a train folder is not a split{nearest.hint(name, _SPLITS)}")
-    if _SPLITS[name] in parts:
-      raise UserError(f"data: {path} and {parts[_SPLITS[name]]} are both a {_SPLITS[name]} split")
-    parts[_SPLITS[name]] = path
+    if name not in SPLIT_NAMES:
+      raise UserError(f"data: {path} beside a train folder is not a split{nearest.hint(name, SPLIT_NAMES)}")
+    if SPLIT_NAMES[name] in parts:
+      raise UserError(f"data: {path} and {parts[SPLIT_NAMES[name]]} are both a {SPLIT_NAMES[name]} split")
+    parts[SPLIT_NAMES[name]] = path
   return parts
 
 
@@ -102,12 +99,8 @@ def _pictures(folder: Path) -> Iterator[Path]:
     yield from (Path(place, name) for name in shown if Path(name).suffix.lower() in _SUFFIXES)
 
 
-def _one_shape(root: Path, names: list[str]) -> tuple[int, int, int]:
-  """From the headers, before anything is decoded. Raises UserError naming two pictures whose sizes differ."""
-  first, channels = pictures.shape(root / names[0], str(root / names[0])), 1
-  for name in names:
-    height, width, picture_channels = pictures.shape(root / name, str(root / name))
-    if (height, width) != first[:2]:
-      raise pictures.mixed(str(root / names[0]), first, str(root / name), (height, width))
-    channels = max(channels, picture_channels)
-  return (*first[:2], channels)
+def _shape(root: Path, names: list[str]) -> tuple[int, int, int]:
+  """The first picture's size, with one channel if all are grey, from the headers alone; decoding compares the sizes."""
+  shapes = (pictures.shape(root / name, str(root / name)) for name in names)
+  height, width, channels = next(shapes)
+  return height, width, max([channels, *(other[2] for other in shapes)])

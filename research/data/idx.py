@@ -20,8 +20,6 @@ _PREFIXES = {"train": "train", "test": "t10k"}
 def open_dataset(rest: str, options: Options) -> Dataset:
   """"image" (H, W, 1) uint8 and "label"; classes are the numbers up to the largest training label. The t10k pair may
   be absent. Raises UserError for a missing, truncated or oversized file, or counts that disagree."""
-  if options.target:
-    raise UserError(f"data: target {options.target!r} is for csv sources; idx:{rest} has its own")
   folder = nearest.existing(rest, "folder")
   read = {}
   for part, prefix in _PREFIXES.items():
@@ -59,7 +57,9 @@ def _read(path: Path, axes: int) -> np.ndarray:
       if len(header) < 4 + 4 * axes or header[:4] != bytes([0, 0, 8, axes]):
         raise UserError(f"data: {path} is not an IDX file of {axes}-axis uint8: it begins {header[:4].hex(' ')}")
       shape = struct.unpack(f">{axes}I", header[4:])
-      content = stream.read(math.prod(shape) + 1)
+      content = bytearray()  # grows with the file: the header's sizes are not yet believed
+      while len(content) <= math.prod(shape) and (piece := stream.read(1 << 24)):
+        content += piece
   except (EOFError, zlib.error, OSError) as error:
     raise UserError(f"data: {path} is truncated or damaged: {error}") from error
   if len(content) != math.prod(shape):

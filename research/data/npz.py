@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from research.data import check, fingerprint, nearest, table
-from research.data.source import ArraySource, Dataset, Feature, Options, Schema
+from research.data.source import SPLIT_NAMES, ArraySource, Dataset, Feature, Options, Schema
 from research.errors import UserError
 
 _INPUTS = ("x", "image", "images", "features", "data")
 _OUTPUTS = ("y", "label", "labels", "target", "targets")
-_SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
-_SPLIT = "|".join(_SPLITS)
+_SPLIT = "|".join(SPLIT_NAMES)
 
 Arrays = dict[str, np.ndarray]
 
@@ -29,8 +28,6 @@ def open_dataset(rest: str, options: Options) -> Dataset:
   Inputs (N, H, W) or (N, H, W, C) of integers 0..255 are images; (N, D) or (N,) are features, standardised. A `label`
   is a class number or a text, a `target` a number to regress, and `y` is a target only if it is of a float type.
   """
-  if options.target:
-    raise UserError(f"data: target {options.target!r} is for csv sources; npz:{rest} has its own")
   name, arrays = f"npz:{rest}", _load(nearest.existing(rest, "file"))
   parts, extra = _pairs(name, arrays)
   read = {part: (_input(name, *pair[0]), _output(name, *pair[1])) for part, pair in parts.items()}
@@ -63,7 +60,7 @@ def _pairs(name: str, arrays: Arrays) -> tuple[dict[str, tuple], Arrays]:
     if role is None or (before and after):
       extra[key] = array
       continue
-    part = found.setdefault(_SPLITS.get(before or after, "all"), {})
+    part = found.setdefault(SPLIT_NAMES.get(before or after, "all"), {})
     if role in part:
       raise UserError(f"data: {name} has both {part[role][0]} and {key}; one of them is the {role}")
     part[role] = (word, array)
@@ -79,7 +76,7 @@ def _input(name: str, key: str, array: np.ndarray) -> np.ndarray:
   if array.dtype.kind not in "iufb":
     raise UserError(f"data: {name}: {key} is of type {array.dtype}, not numbers")
   if array.ndim in (1, 2):
-    return array.reshape(len(array), -1).astype(np.float64)
+    return (array if array.ndim == 2 else array[:, None]).astype(np.float64)
   if array.ndim not in (3, 4):
     raise UserError(f"data: {name}: {key} has shape {array.shape}; needed is (N, D), (N, H, W) or (N, H, W, C)")
   image_NHWC = array if array.ndim == 4 else array[..., None]
@@ -116,7 +113,7 @@ def _output(name: str, key: str, array: np.ndarray) -> np.ndarray:
       raise UserError(f"data: {name}: label {array[example]} of example {example} is not a class number")
     return array.astype(np.int64)
   if kind in "iub":
-    return np.minimum(array, np.iinfo(np.int64).max).astype(np.int64)  # a huge uint64 stays out of range
+    return array.astype(np.int64)  # a uint64 beyond it turns negative: out of range all the same
   if kind == "f":
     return array.astype(np.float64)
   raise UserError(f"data: {name}: {key} is of type {array.dtype}, not numbers or text")

@@ -21,21 +21,16 @@ def decoded(encoded: bytes | Path, expected: tuple[int, int, int], where: str, f
   and also `first`, the picture of the expected shape, if the size differs."""
   with _opened(encoded, where) as image:
     if (image.height, image.width) != expected[:2]:
-      raise mixed(first, expected, where, (image.height, image.width))
+      raise UserError(
+        f"data: images of mixed size: {first} is {expected[0]}x{expected[1]} and {where} is {image.height}x{image.width}"
+        " (height x width); resize them to one size first"
+      )
     mode = "L" if expected[2] == 1 else "RGB"
     try:
       array_HW_ = np.asarray(image if image.mode == mode else image.convert(mode))
     except Exception as error:  # Pillow's decoders raise many kinds
       raise _broken(where, error) from error
   return array_HW_.reshape(expected)
-
-
-def mixed(first: str, size: tuple[int, ...], other: str, other_size: tuple[int, ...]) -> UserError:
-  """The error for pictures of two sizes, (H, W) each."""
-  return UserError(
-    f"data: images of mixed size: {first} is {size[0]}x{size[1]} and {other} is {other_size[0]}x{other_size[1]}"
-    " (height x width); resize them to one size first"
-  )
 
 
 def _opened(encoded: bytes | Path, where: str):
@@ -46,6 +41,7 @@ def _opened(encoded: bytes | Path, where: str):
   except Exception as error:
     raise _broken(where, error) from error
   if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
+    image.close()
     raise UserError(f"data: {where} has pixels of mode {image.mode}; only pictures of 8 bits a channel are read")
   return image
 

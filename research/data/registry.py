@@ -21,12 +21,15 @@ SCHEMES = {
 
 
 def open_dataset(uri: str, options: Options) -> Dataset:
-  """The dataset at `uri`, SCHEME:REST. Raises UserError, with the nearest scheme, for one that is not known."""
+  """The dataset at `uri`, SCHEME:REST. Raises UserError, with the nearest scheme, for one that is not known,
+  and for a target given to anything but a table."""
   scheme, colon, rest = uri.partition(":")
   if not colon or not rest:
     raise UserError(f"data: source {uri!r} is not SCHEME:NAME, such as sklearn:digits{_hint(scheme, uri)}")
   if scheme not in SCHEMES:
     raise UserError(f"data: no kind of source {scheme!r} in {uri!r}{nearest.hint(scheme, SCHEMES)}")
+  if options.target and scheme != "csv":
+    raise UserError(f"data: target {options.target!r} is for csv sources; {uri} brings its own outputs")
   return importlib.import_module(SCHEMES[scheme]).open_dataset(rest, options)
 
 

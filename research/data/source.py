@@ -48,6 +48,10 @@ class Schema:
     return sum(feature.nbytes for feature in self.features.values())
 
 
+# The words that sources use for their splits, and ours.
+SPLIT_NAMES = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
+
+
 class Source(Protocol):
   """`size` examples, numbered from 0. `fingerprint` is a hex sha-256 that is equal wherever the content is equal."""
 

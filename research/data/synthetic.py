@@ -28,8 +28,6 @@ class Made:
 
 def open_dataset(rest: str, options: Options) -> Dataset:
   """The set NAME with its options; the same options give the same fingerprint."""
-  if options.target:
-    raise UserError(f"data: target {options.target!r} is for csv sources; synthetic:{rest} has its own")
   name, _, query = rest.partition("?")
   if name not in SETS:
     raise UserError(f"data: no dataset 'synthetic:{name}'{nearest.hint(name, SETS)}")

@@ -41,10 +41,12 @@ def raw_source(
   output, dtype = ("label", np.int32) if class_names else ("target", np.float32)
   if class_names:
     check.labels(name, output_N, len(class_names))  # before a cast could wrap a label into the range
+  with np.errstate(over="ignore"):  # a target beyond float32 becomes infinite, which check.outputs refuses
+    output_N = np.asarray(output_N).astype(dtype)
   arrays = {
     "numbers": np.asarray(numbers_NK, np.float64),
-    "codes": np.asarray(codes_NM, np.int32).reshape(len(output_N), -1),
-    output: np.asarray(output_N).astype(dtype),
+    "codes": np.asarray(codes_NM, np.int32),
+    output: output_N,
   }
   features = {key: Feature(array.shape[1:], array.dtype.name) for key, array in arrays.items()}
   schema = Schema(features, class_names, tuple(column.name for column in columns))
@@ -98,8 +100,8 @@ def fit(columns: Sequence[Column], train: Source) -> Encode:
     start = 0
     for kind, position, rule in encoders:
       column_N = raw[kind][:, position]
-      encoded_NW = column_N[:, None] == rule if kind == "codes" else _standardised(column_N, *rule)[:, None]
-      with np.errstate(over="ignore"):  # the check below names the column
+      with np.errstate(over="ignore"):  # what overflows is infinite, and the check below names its column
+        encoded_NW = column_N[:, None] == rule if kind == "codes" else _standardised(column_N, *rule)[:, None]
         features_ND[:, start : start + encoded_NW.shape[1]] = encoded_NW
       start += encoded_NW.shape[1]
     check.finite(source.name, tuple(names), features_ND)
@@ -132,7 +134,7 @@ def class_names_of(labels_N: np.ndarray, name: str) -> tuple[str, ...]:
 def _standardiser(column_N: np.ndarray) -> tuple[float, float]:
   """(mean, std) in float64 over the numbers that are not missing; std 0 marks a constant column, exactly."""
   present_N = column_N[~np.isnan(column_N)]
-  if present_N.size == 0 or present_N.min() == present_N.max():  # the std of equal numbers can round to 1e-17
+  if present_N.size == 0 or present_N.min() == present_N.max():
     return (float(present_N[0]) if present_N.size else 0.0), 0.0
   scale = float(np.abs(present_N).max())  # so that no square overflows
   return float((present_N / scale).mean() * scale), float((present_N / scale).std() * scale)

@@ -12,25 +12,22 @@ from pathlib import Path
 import numpy as np
 
 from research.data import cache, fingerprint, nearest, pictures, table
-from research.data.source import ArraySource, Dataset, Feature, Options, Schema, Source
+from research.data.source import SPLIT_NAMES, ArraySource, Dataset, Feature, Options, Schema, Source
 from research.errors import UserError
 
 _DECODER = "tfds 1"  # part of the fingerprint: raise it when the same files would give other arrays
-_SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
 
 
 def open_dataset(rest: str, options: Options) -> Dataset:
   """Images (equal sizes, uint8) with a class label, decoded once into the cache; or a vector of numbers with a label
   or target, standardised. Without SPLIT: the set's own train, test and validation. With it (TFDS's own words, such as
   train[:10%]): that part alone, to be divided. Splits under other names are left out."""
-  if options.target:
-    raise UserError(f"data: target {options.target!r} is for csv sources; tfds:{rest} has its own")
   name, _, split = rest.partition(":")
   if options.data_dir:
     nearest.existing(options.data_dir, "folder")
   folder = prepared_folder(name, data_directory(options.data_dir))
   builder = _builder(folder)
-  parts = {"all": split} if split else {_SPLITS[own]: own for own in builder.info.splits if own in _SPLITS}
+  parts = {"all": split} if split else {SPLIT_NAMES[own]: own for own in builder.info.splits if own in SPLIT_NAMES}
   if "train" not in parts and "all" not in parts:
     raise UserError(
       f"data: tfds:{name} has no train split; name one: {', '.join(f'tfds:{name}:{s}' for s in builder.info.splits)}"

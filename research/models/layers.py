@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from research.errors import UserError
+from research.models.convolution import convolve
 
 DType = Any  # a jax dtype or its name, "float32" or "bfloat16"
 Initializer = Callable[..., jax.Array]
@@ -93,6 +94,7 @@ def conv(
     use_bias=use_bias,
     dtype=dtype,
     param_dtype=jnp.float32,
+    conv_general_dilated=convolve,
     kernel_init=nn.with_logical_partitioning(kernel_init, (None, None, input_axis, "conv_out")),
     bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",)),
     name=name,

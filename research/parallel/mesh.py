@@ -11,14 +11,18 @@ from research.errors import UserError
 AXES = ("data",)
 
 
-def make_mesh(text: str) -> Mesh:
-  """"data:4" → a mesh of the first four devices; "" → all devices on the data axis.
+def make_mesh(text: str, rows: int = 0) -> Mesh:
+  """"data:4" → a mesh of the first four devices; "" → as many devices on the data axis as divide `rows` evenly.
+
+  Args:
+    text: axes and sizes, or "".
+    rows: what each update divides over the data axis (a micro-batch); 0 for whatever.
 
   Raises:
     UserError: an unknown axis, a size that is no positive number, or more devices than there are.
   """
   devices = jax.devices()
-  sizes = {"data": len(devices)}
+  sizes = {"data": max(n for n in range(1, len(devices) + 1) if rows % n == 0 or not rows)}
   if text:
     pairs = [part.partition(":") for part in text.split(",")]
     if not all(size.isascii() and size.isdigit() and int(size) for _, _, size in pairs):

@@ -128,7 +128,9 @@ class Report:
       class_names: of the labels 0, 1, …; the numbers themselves if empty.
       images: indices_M (from rows["index"]) → images_MHWC uint8, for the worst mistakes.
     """
-    result = {"wall_seconds": time.monotonic() - self._began, **result}
+    metrics = result.get("metrics", {})
+    ordered = {name: metrics[name] for name in sorted(metrics, key=self._importance)}
+    result = {"wall_seconds": time.monotonic() - self._began, **result, "metrics": ordered}
     self._terminal.close()
     if rows is not None:
       predictions.write(self.workdir / "predictions.npz", predictions.collect(rows, class_names, images))
@@ -141,10 +143,12 @@ class Report:
     self._terminal.summary(self._summary(result, page))
     return page
 
+  def _importance(self, name: str) -> tuple[bool, bool]:
+    """Sorts the headline's measure first, and of each measure the test split first."""
+    return name.rsplit("/", 1)[-1] != self.headline.rsplit("/", 1)[-1], not name.startswith("test/")
+
   def _summary(self, result: Mapping, page: Path) -> dict[str, str]:
-    metrics = result.get("metrics", {})
-    names = sorted(metrics, key=lambda name: (name != self.headline, name.split("/")[0] != "test"))
-    rows = {name: say(name, float(metrics[name])) for name in names}
+    rows = {name: say(name, float(value)) for name, value in result["metrics"].items()}
     return {**rows, "wall time": say_seconds(float(result["wall_seconds"])), "report": str(page)}
 
 

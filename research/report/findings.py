@@ -91,7 +91,7 @@ def _per_class(counts: np.ndarray, names: list[str]) -> str:
     bar = "" if average else f'<span class="bar"><i style="width:{100 * row.f1:.1f}%"></i></span>'
     rows.append(f"<tr{kind}><td>{html.escape(row.name)}</td>" + "".join(
       f'<td class="number">{text}</td>'
-      for text in (f"{row.precision:.3f}", f"{row.recall:.3f}", f"{row.f1:.3f}{bar}", f"{row.support:,}")
+      for text in (f"{row.precision:.3f}", f"{row.recall:.3f}", f"{bar}{row.f1:.3f}", f"{row.support:,}")
     ) + "</tr>")
   head = '<th>class</th>' + "".join(f'<th class="number">{n}</th>' for n in ("precision", "recall", "F1", "examples"))
   return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
@@ -101,7 +101,10 @@ def _mistakes(predictions: Predictions, names: list[str]) -> str:
   worst = predictions["worst"]
   if not worst.size:
     return ""
-  lead = "The wrong answers with the largest loss: the true class, <span class=said>what the model said</span>, and how sure it was."
+  lead = (
+    "The wrong answers with the largest loss: the true class, <span class=said>what the model said</span>, and how "
+    "sure it was."
+  )
   pictures = _pictures(predictions)
   entries = []
   for place, row in enumerate(worst):

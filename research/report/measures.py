@@ -1,26 +1,9 @@
-"""How numbers are said to a person: metrics, durations, bytes, and which way of a metric is up.
+"""How numbers are said to a person: metrics, durations, bytes.
 
 It rounds for reading only; whatever is stored or compared keeps every digit.
 """
 
 import math
-
-# A metric is better when lower if its name (after the split) ends in one of these words.
-_LOWER_IS_BETTER = ("loss", "error", "perplexity", "fid", "nll", "mse", "mae", "rmse", "bits", "distance", "divergence")
-
-
-def higher_is_better(name: str) -> bool:
-  """Whether `name` (`split/name`) is to be maximised: accuracy, F1, R² and everything not named like a loss."""
-  return not name.rsplit("/", 1)[-1].endswith(_LOWER_IS_BETTER)
-
-
-def best(name: str, steps: list[int], values: list[float]) -> tuple[int, float] | None:
-  """The step and value of the best finite value, the earliest of equal ones; None if no value is finite."""
-  finite = [(step, value) for step, value in zip(steps, values, strict=True) if math.isfinite(value)]
-  if not finite:
-    return None
-  sign = -1 if higher_is_better(name) else 1
-  return min(finite, key=lambda pair: (sign * pair[1], pair[0]))
 
 
 def is_share(name: str) -> bool:

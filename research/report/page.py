@@ -3,13 +3,14 @@
 No scripts and no address outside the file: the page's own security policy forbids them. All text is escaped.
 """
 
-import datetime
+import datetime as dt
 import html
 import shlex
 from collections.abc import Iterable, Mapping
 
+from research import selection
 from research.report import findings, svg
-from research.report.measures import best, say, say_number, say_seconds
+from research.report.measures import say, say_number, say_seconds
 from research.report.panels import Panel, panels
 from research.report.record import number
 from research.report.run_directory import Run
@@ -17,6 +18,7 @@ from research.report.style import CSS
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _MOST_SAMPLES = 7
+_UNSHOWN = ("command", "arguments", "defaults", "starts")  # of run.json: shown elsewhere, or in other words
 _MOST_PICTURE_BYTES = 4_000_000  # of samples in the page; a page is to be sent around
 
 
@@ -39,8 +41,8 @@ def render(run: Run) -> str:
 def _header(run: Run) -> str:
   facts = []
   if run.records:
-    moment = datetime.datetime.fromtimestamp(run.records[-1]["time"], datetime.UTC)
-    facts.append(moment.strftime("%-d %B %Y, %H:%M UTC"))
+    moment = dt.datetime.fromtimestamp(run.records[-1]["time"], dt.UTC)
+    facts.append(f"{moment.day} {moment:%B %Y, %H:%M} UTC")
   facts += [run.flags[name] for name in ("data.source",) if name in run.flags]
   facts += [] if run.result else [f"unfinished at step {run.step:,}"]
   return (f'<header><div class="over">RUN REPORT</div><h1>{html.escape(run.name)}</h1>'
@@ -59,14 +61,17 @@ def _tiles(run: Run) -> str:
   parameters = run.environment.get("parameters", run.environment.get("parameter_count"))
   if isinstance(parameters, int):
     tiles.append(_tile("parameters", f"{parameters:,}", ""))
-  return f'<section class="tiles">{"".join(tiles)}</section>'
+  few = " few" if len(tiles) <= 5 else ""
+  return f'<section class="tiles{few}">{"".join(tiles)}</section>'
 
 
 def _best_of(run: Run, name: str) -> str:
-  if name not in run.curves or len(run.curves[name][0]) < 2:
-    return ""
-  found = best(name, *run.curves[name])
-  return f"best {say(name, found[1])} at step {found[0]:,}" if found else ""
+  found = _best(run, name)
+  return f"best {say(name, found[1])} at step {found[0]:,}" if found and len(run.curves[name][0]) > 1 else ""
+
+
+def _best(run: Run, name: str) -> tuple[int, float] | None:
+  return selection.best(name, list(zip(*run.curves[name], strict=True))) if name in run.curves else None
 
 
 def _tile(name: str, value: str, more: str, main: bool = False) -> str:
@@ -118,7 +123,7 @@ def _samples(run: Run) -> str:
 def _numbers(run: Run) -> str:
   rows = []
   for name, value in run.final.items():
-    found = best(name, *run.curves[name]) if name in run.curves else None
+    found = _best(run, name)
     told = (say(name, found[1]), f"{found[0]:,}") if found and not _is_plain(name) else ("", "")
     rows.append(f"<tr><td>{html.escape(name)}</td>" + "".join(
       f'<td class="number">{html.escape(text)}</td>' for text in (say(name, value), *told)) + "</tr>")
@@ -157,10 +162,13 @@ def _flag_table(run: Run, names: Iterable[str]) -> str:
 def _environment(run: Run) -> str:
   command = run.environment.get("command", "")
   command = shlex.join(map(str, command)) if isinstance(command, list) else str(command)
+  facts = {name: value for name, value in run.environment.items() if name not in _UNSHOWN}
+  starts = run.environment.get("starts")
+  facts |= {"starts": len(starts)} if isinstance(starts, list) and len(starts) > 1 else {}
   again = f"<h2>Run it again</h2><pre>{html.escape(command)}</pre>" if command else ""
   rows = "".join(
     f"<tr><td>{html.escape(str(name).replace('_', ' '))}</td><td>{html.escape(_said(value))}</td></tr>"
-    for name, value in run.environment.items() if name not in ("command", "defaults")
+    for name, value in facts.items()
   )
   return again + (f'<h2>Environment</h2><div class="card scroll"><table>{rows}</table></div>' if rows else "")
 
@@ -171,7 +179,7 @@ def _said(value: object) -> str:
   if isinstance(value, list):
     return ", ".join(map(_said, value))
   if value is None:
-    return "–"
+    return "none"
   if isinstance(value, (int, float)) and not isinstance(value, bool):
     return say_number(value)
   return str(value)

@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from research.report.measures import best, higher_is_better
+from research import selection
 
 _POINTS = 600
 _SPLITS = ("train", "validation", "test")  # drawn in this order, in these fixed colours
@@ -53,7 +53,7 @@ def _order(name: str) -> int:
 def _panel(leaf: str, names: Sequence[str], curves: Mapping) -> Panel:
   lines = [line(name.split("/")[0] if "/" in name else name, name, *curves[name]) for name in names]
   finite = [value for one in lines for value in one.values if math.isfinite(value)]
-  falls = not higher_is_better(leaf) and leaf not in _DULL
+  falls = selection.lower_is_better(leaf)
   logarithmic = bool(finite) and falls and min(finite) > 0 and max(finite) > 50 * min(finite)
   held_out = any(not name.startswith("train/") and "/" in name for name in names)
   return Panel(leaf, [one for one in lines if one.steps], logarithmic, held_out or leaf == "loss")
@@ -68,7 +68,7 @@ def line(label: str, metric: str, steps: Sequence[int], values: Sequence[float])
     [steps[i] for i in picked],
     [values[i] for i in picked],
     [smooth[i] for i in picked] if smooth else [],
-    best(metric, list(steps), list(values)),
+    selection.best(metric, list(zip(steps, values, strict=True))),
   )
 
 
@@ -88,7 +88,7 @@ def thin(values: Sequence[float], points: int = _POINTS) -> list[int]:
 
 
 def running_mean(values: Sequence[float], half_width: int) -> list[float]:
-  """The mean over each value and up to `half_width` finite neighbours on either side, fewer of them near the ends."""
+  """The mean over each value and up to `half_width` finite neighbours on either side, down to 2 near the ends."""
   sums, counts = [0.0], [0]
   for value in values:
     finite = math.isfinite(value)
@@ -96,8 +96,9 @@ def running_mean(values: Sequence[float], half_width: int) -> list[float]:
     counts.append(counts[-1] + finite)
   means = []
   for place, value in enumerate(values):
-    reach = min(half_width, place, len(values) - 1 - place)  # symmetric, so that the ends are not pulled inwards
-    low, high = place - reach, place + reach + 1
+    # As far to the left as to the right: a steep start must not be pulled towards what follows it.
+    reach = min(half_width, max(2, min(place, len(values) - 1 - place)))
+    low, high = max(0, place - reach), min(len(values), place + reach + 1)
     known = counts[high] - counts[low]
     means.append((sums[high] - sums[low]) / known if known and math.isfinite(value) else math.nan)
   return means
@@ -117,6 +118,6 @@ def log_ticks(low: float, high: float) -> list[float]:
   """Powers of ten between two positive numbers, every nth if there are many, with 2 and 5 if there are few."""
   first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
   stride = max(1, math.ceil((last - first) / 6))
-  factors = (1, 2, 5) if last - first <= 2 else (1,)
+  factors = (1, 2, 5) if high < 200 * low else (1,)
   marks = [10.0**power * factor for power in range(first, last + 1, stride) for factor in factors]
   return [mark for mark in marks if low * (1 - 1e-9) <= mark <= high * (1 + 1e-9)]

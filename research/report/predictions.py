@@ -43,7 +43,8 @@ def collect(
   if images is not None and "index" in predictions and predictions["worst"].size:
     images_MHWC = np.asarray(images(predictions["index"][predictions["worst"]]))
     stride = -(-max(images_MHWC.shape[1:3]) // _LARGEST_SIDE)
-    predictions["worst_images"] = images_MHWC[:, ::stride, ::stride]
+    channels = slice(None) if images_MHWC.shape[-1] in (1, 3) else slice(1)  # what is no colour is shown in grey
+    predictions["worst_images"] = images_MHWC[:, ::stride, ::stride, channels]
   return predictions
 
 

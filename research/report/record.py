@@ -5,6 +5,7 @@ Numbers that JSON cannot hold are written as the strings "NaN", "Infinity" and "
 JSON mapping), and read back as floats: a run that diverged says so, and every JSON reader can still open the file.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -113,11 +114,11 @@ class Writer:
     return record
 
   def close(self) -> None:
+    """Closes the file, synced where the file system can do that. Harmless when repeated."""
     if not self._file.closed:
-      try:
+      with contextlib.suppress(OSError):
         os.fsync(self._file.fileno())
-      finally:
-        self._file.close()
+      self._file.close()
 
 
 def curves(records: Iterable[Record]) -> dict[str, tuple[list[int], list[float]]]:

@@ -28,8 +28,8 @@ header .over { color: var(--accent); font-weight: 600; font-size: .82rem; letter
 h1 { font-size: clamp(1.9rem, 4.5vw, 2.7rem); line-height: 1.12; letter-spacing: -.022em; margin: .15em 0 .25em;
   overflow-wrap: anywhere; }
 header p { color: var(--soft); margin: 0; }
-h2 { font-size: 1.22rem; letter-spacing: -.01em; margin: 3.2rem 0 .35rem; }
-h2 + p.lead { margin: 0 0 1.1rem; color: var(--soft); font-size: .93rem; max-width: 46em; }
+h2 { font-size: 1.22rem; letter-spacing: -.01em; margin: 3.2rem 0 .9rem; }
+h2 + p.lead { margin: -.55rem 0 1.1rem; color: var(--soft); font-size: .93rem; max-width: 60em; }
 h3 { font-size: .93rem; font-weight: 600; margin: 0 0 .4rem; }
 code, pre, .mono { font-family: "JetBrains Mono", "SF Mono", Menlo, Consolas, "Liberation Mono", monospace;
   font-size: .84rem; }
@@ -37,6 +37,8 @@ pre { background: var(--card); border: 1px solid var(--rule); border-radius: 10p
   white-space: pre-wrap; overflow-wrap: anywhere; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 14px; margin-top: 2.1rem; }
 .tile { background: var(--card); border: 1px solid var(--rule); border-radius: 12px; padding: 15px 18px 14px; }
+.few .tile { display: flex; flex-direction: column; justify-content: center; }
+.few .tile.main { grid-row: auto; }
 .tile .name { color: var(--soft); font-size: .82rem; }
 .tile .value { font-size: 1.5rem; font-weight: 600; letter-spacing: -.02em; line-height: 1.3; white-space: nowrap; }
 .tile .more { color: var(--faint); font-size: .78rem; }
@@ -60,7 +62,7 @@ pre { background: var(--card); border: 1px solid var(--rule); border-radius: 10p
 .diagonal { stroke: var(--faint); stroke-dasharray: 5 5; fill: none; }
 .grid { stroke: var(--rule); fill: none; }
 .axis { stroke: var(--faint); fill: none; }
-.tick { fill: var(--soft); font-size: 12px; }
+.tick { fill: var(--soft); font-size: 14.5px; }
 .line-0 { stroke: var(--c0); } .line-1 { stroke: var(--c1); } .line-2 { stroke: var(--c2); }
 .line-3 { stroke: var(--c3); } .line-4 { stroke: var(--c4); } .line-5 { stroke: var(--c5); }
 .fill-0 { fill: var(--c0); } .fill-1 { fill: var(--c1); } .fill-2 { fill: var(--c2); }
@@ -72,9 +74,10 @@ table { border-collapse: collapse; font-size: .9rem; width: 100%; }
 th { text-align: left; font-weight: 500; color: var(--soft); font-size: .8rem; padding: 5px 14px 5px 0; }
 td { padding: 5px 14px 5px 0; border-top: 1px solid var(--rule); vertical-align: top; overflow-wrap: anywhere; }
 td.number, th.number { text-align: right; white-space: nowrap; }
+tbody tr:first-child td { border-top: 0; } thead + tbody tr:first-child td { border-top: 1px solid var(--rule); }
 tr.average td { color: var(--soft); } tr.average.first td { border-top: 2px solid var(--rule); }
 .bar { display: inline-block; width: 64px; height: 6px; border-radius: 3px; background: var(--rule);
-  margin-left: 10px; vertical-align: middle; overflow: hidden; }
+  margin-right: 12px; vertical-align: middle; overflow: hidden; }
 .bar i { display: block; height: 100%; background: var(--accent); }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 18px;
   align-items: start; }
@@ -97,7 +100,7 @@ figcaption { font-size: .8rem; line-height: 1.35; margin-top: 6px; overflow-wrap
 figcaption small { color: var(--soft); font-size: .76rem; }
 .said { color: var(--c2); font-weight: 600; }
 .samples { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 170px), 1fr)); gap: 16px;
-  align-items: end; }
+  align-items: start; }
 .samples .last { grid-column: span 2; }
 details { margin-top: .8rem; } summary { cursor: pointer; color: var(--soft); font-size: .9rem; }
 tr.changed td:first-child, tr.changed td.value { font-weight: 600; }

@@ -85,7 +85,7 @@ def scatter(target_N: Sequence[float], prediction_N: Sequence[float]) -> str:
   x, y = _Axis(low, high, _LEFT, _WIDTH - _RIGHT), _Axis(low, high, _HEIGHT - _BOTTOM, _TOP)
   dots = "".join(f'<circle class="point fill-1" cx="{x(a)}" cy="{y(b)}" r="3"/>' for a, b in points)
   diagonal = f'<path class="diagonal" d="M{x(low)} {y(low)}L{x(high)} {y(high)}"/>'
-  return _svg([_frame(x, y, "true value", say_number, say_number), diagonal, dots], "predicted over true values")
+  return _svg([_frame(x, y, "true", say_number, say_number), diagonal, dots], "predicted over true values")
 
 
 def _span(low: float, high: float, margin: float) -> tuple[float, float]:
@@ -106,13 +106,13 @@ def _frame(x: _Axis, y: _Axis, label: str, say_x, say_y) -> str:
   parts = []
   for value in y.ticks:
     parts.append(f'<path class="grid" d="M{_LEFT} {y(value)}H{right}"/>'
-                 f'<text class="tick" x="{_LEFT - 8}" y="{y(value) + 4}" text-anchor="end">'
+                 f'<text class="tick" x="{_LEFT - 8}" y="{y(value) + 5}" text-anchor="end">'
                  f"{html.escape(say_y(value))}</text>")
   for value in x.ticks:
-    parts.append(f'<text class="tick" x="{x(value)}" y="{bottom + 18}" text-anchor="middle">'
+    parts.append(f'<text class="tick" x="{x(value)}" y="{bottom + 20}" text-anchor="middle">'
                  f"{html.escape(say_x(value))}</text>")
   parts.append(f'<path class="axis" d="M{_LEFT} {bottom}H{right}"/>')
-  parts.append(f'<text class="tick" x="{right}" y="{_HEIGHT - 2}" text-anchor="end">{html.escape(label)}</text>')
+  parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{bottom + 20}" text-anchor="end">{html.escape(label)}</text>')
   return "".join(parts)
 
 

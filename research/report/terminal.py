@@ -111,7 +111,8 @@ class Plain(Terminal):
 
   def header(self, rows: Mapping[str, str]) -> None:
     width = max(map(len, rows), default=0)
-    self._print("\n".join(f"{name:<{width}}  {_one_line(text)}" for name, text in rows.items()))
+    for name, text in rows.items():
+      self._print(f"{name:<{width}}  {_one_line(text)}")
 
   def note(self, text: str) -> None:
     self._print(_one_line(text))
@@ -198,7 +199,7 @@ class Live(Terminal):
     table.add_column(overflow="fold")
     for name, text in rows.items():
       table.add_row(Text(name, style), Text(_one_line(text)))
-    self._console.print(table)
+    self._console.print(table, "")
 
   def _draw(self):
     """The live line. What does not fit the window's width is left out from the right."""

@@ -1,6 +1,7 @@
 """Optimizers and schedules against their papers' formulas in float64, and accumulation against the large batch."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -33,10 +34,8 @@ class Config:
 
 def random_tree(seed):
   random = np.random.default_rng(seed)
-  return {
-    "hidden": {"kernel": random.normal(size=(4, 3)).astype(np.float32), "bias": random.normal(size=3).astype(np.float32)},
-    "head": {"kernel": random.normal(size=(3, 2)).astype(np.float32)},
-  }
+  tree = {"hidden": {"kernel": random.normal(size=(4, 3)), "bias": random.normal(size=3)}}
+  return jax.tree.map(lambda x: x.astype(np.float32), tree | {"head": {"kernel": random.normal(size=(3, 2))}})
 
 
 def run(config, gradients, params):
@@ -145,7 +144,8 @@ def test_every_optimizer_brings_a_quadratic_down(name):
   def loss(params):
     return sum(((a - b) ** 2).sum() for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(target), strict=True))
 
-  optimizer = optim.make_optimizer(Config(name=name, learning_rate=0.03, schedule="cosine", warmup_steps=5), 200)
+  rate = 0.4 if name == "muon" else 0.1  # 200 updates of 0.2 times the rate have to cover a distance of about 1.5
+  optimizer = optim.make_optimizer(Config(name=name, learning_rate=rate, schedule="cosine", warmup_steps=5), 200)
 
   def update(carry, _):
     params, state = carry
@@ -257,13 +257,10 @@ def accumulation_inputs(mask):
   return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (params, batch))
 
 
+@functools.partial(jax.jit, static_argnums=(0, 3))
 def accumulate(function, params, batch, micro_batches):
-  def run(params, batch):
-    return optim.accumulate_gradients(
-      function, params, batch, micro_batches, extra=jnp.zeros((), jnp.int32), key=jax.random.key(0)
-    )
-
-  return jax.jit(run)(params, batch)
+  extra = jnp.zeros((), jnp.int32)
+  return optim.accumulate_gradients(function, params, batch, micro_batches, extra=extra, key=jax.random.key(0))
 
 
 MASKS = {
@@ -279,7 +276,7 @@ MASKS = {
 def test_accumulated_gradients_are_the_large_batchs(mask):
   params, batch = accumulation_inputs(mask)
   large, _, large_sums = accumulate(linear_model_gradients, params, batch, 1)
-  for micro_batches in (2, 4, 12):
+  for micro_batches in (4, 12):
     small, _, small_sums = accumulate(linear_model_gradients, params, batch, micro_batches)
     # Sums of a dozen float32 gradients in another order.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), small, large)
@@ -327,11 +324,7 @@ def test_a_sharded_batch_is_split_without_moving_examples():
   whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   params, batch = jax.device_put(params, whole), jax.device_put(batch, rows)
 
-  def run(params, batch):
-    extra = jnp.zeros((), jnp.int32)
-    return optim.accumulate_gradients(linear_model_gradients, params, batch, 4, extra=extra, key=jax.random.key(0))
-
-  program = jax.jit(run).lower(params, batch).compile().as_text()
+  program = accumulate.lower(linear_model_gradients, params, batch, 4).compile().as_text()
   for move in ("all-to-all", "all-gather", "collective-permute"):
     assert move not in program
 

@@ -1,0 +1,100 @@
+"""Regenerates the README's results: every preset, several seeds, mean and spread.
+
+  python -m benchmarks.results                           all rows
+  python -m benchmarks.results mlp-iris cnn-digits       some rows
+  python -m benchmarks.results --data_dir=DIRECTORY      where the TFDS sets lie prepared
+
+Each run is the preset's own command in a process of its own, kept under runs/results; finished runs are not repeated.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One line of the table: a preset, its seeds, and the metric that is told."""
+
+  experiment: str
+  preset: str
+  seeds: int
+  metric: str = "test/accuracy"
+  vary: tuple[str, ...] = ("--seed={}",)
+
+  @property
+  def name(self) -> str:
+    return f"{self.experiment}-{self.preset}"
+
+  def command(self, seed: int) -> list[str]:
+    flags = [flag.format(seed) for flag in self.vary]
+    return ["-m", f"experiments.{self.experiment}", f"--config={self.preset}", *flags]
+
+
+ROWS = (
+  Row("linear", "line", 3, "fit/least_squares_gap"),
+  Row("linear", "line_noisy", 3, "fit/least_squares_gap"),
+  Row("linear", "breast_cancer", 3),
+  Row("mlp", "iris", 10, vary=("--seed={}", "--data.split_seed={}")),
+  Row("mlp", "digits", 5),
+  Row("cnn", "digits", 5),
+  Row("mlp", "fashion_mnist", 3),
+  Row("cnn", "fashion_mnist", 3),
+  Row("cnn", "cifar10_classic", 3),
+  Row("cnn", "cifar10_fast", 3),
+)
+
+
+def run(row: Row, seed: int, runs: Path, data_dir: str) -> dict:
+  """The result of one run: result.json, with the CPU seconds of the process if it ran now."""
+  workdir = runs / f"{row.name}-s{seed}"
+  command = [*row.command(seed), f"--workdir={workdir}"]
+  if data_dir:
+    command.append(f"--data.dir={data_dir}")
+  subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+  return json.loads((workdir / "result.json").read_text())
+
+
+def line(row: Row, results: list[Mapping]) -> str:
+  """| command | metric | mean ± standard deviation | least to greatest | seconds | n |"""
+  values = [result["metrics"][row.metric] for result in results]
+  seconds = [result["wall_seconds"] for result in results]
+  spread = statistics.stdev(values) if len(values) > 1 else 0.0
+  if row.metric.endswith("accuracy"):
+    told = f"**{100 * statistics.mean(values):.2f} ± {100 * spread:.2f} %** | {100 * min(values):.2f} – {100 * max(values):.2f} %"
+  else:
+    told = f"**{statistics.mean(values):.1e}** | {min(values):.1e} – {max(values):.1e}"
+  told_seconds = f"{statistics.median(seconds):.0f} s ({min(seconds):.0f} – {max(seconds):.0f})"
+  command = f"`{row.experiment} --config={row.preset}`"
+  return f"| {command} | {row.metric} | {told} | {told_seconds} | {len(values)} |"
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("rows", nargs="*", help=f"rows to run: {', '.join(row.name for row in ROWS)}")
+  parser.add_argument("--runs", type=Path, default=Path("runs/results"), help="where the runs are kept")
+  parser.add_argument("--data_dir", default="", help="where the TFDS sets lie prepared")
+  parser.add_argument("--seeds", type=int, default=0, help="seeds of each row, instead of the row's own number")
+  arguments = parser.parse_args()
+  if unknown := set(arguments.rows) - {row.name for row in ROWS}:
+    parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(row.name for row in ROWS)}")
+
+  print(f"jax {jax.__version__}, Python {sys.version.split()[0]}, {jax.devices()[0].device_kind}")
+  print("| preset | metric | mean ± sd | least – greatest | wall time, median (range) | n |")
+  print("| --- | --- | --- | --- | --- | --- |")
+  for row in ROWS:
+    if not arguments.rows or row.name in arguments.rows:
+      seeds = range(arguments.seeds or row.seeds)
+      results = [run(row, seed, arguments.runs, arguments.data_dir) for seed in seeds]
+      print(line(row, results), flush=True)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,165 @@
+"""The command line as a user meets it: presets, help, and one clear line with exit code 2 for whatever is wrong."""
+
+import importlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from experiments import command, flags
+from experiments.cnn.__main__ import EXPERIMENT as CNN
+from experiments.linear.__main__ import EXPERIMENT as LINEAR
+from experiments.mlp.__main__ import EXPERIMENT as MLP
+
+QUICK = ["--config=digits", "--run.steps=2", "--run.eval_every=2"]
+FOLDERS = sorted(path.parent.name for path in Path(command.__file__).parent.glob("*/__main__.py"))
+
+
+def refused(capsys, definition, arguments):
+  """Runs a command that must fail; returns its one line."""
+  assert command.main(definition, arguments) == 2
+  error = capsys.readouterr().err
+  assert error.count("\n") == 1, error
+  assert "Traceback" not in error
+  return error
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_preset_parses_and_opens_with_a_comment(folder):
+  definition = importlib.import_module(f"experiments.{folder}.__main__").EXPERIMENT
+  assert definition.name == folder
+  names = command.presets(definition)
+  assert names
+  for name in names:
+    request = command.read(definition, [f"--config={name}"])
+    assert request.workdir == Path("runs") / f"{folder}-{name}"
+    assert (definition.directory / f"{name}.flags").read_text().startswith("# ")
+
+
+def test_help_shows_groups_and_the_presets_values(capsys):
+  assert command.main(CNN, ["--help"]) == 0
+  text = capsys.readouterr().out
+  for expected in ("usage:", "--model.widths=32,64", "the optimizer and its schedule:", "--optim.name=adamw", "digits"):
+    assert expected in text
+  assert command.main(CNN, ["--help", "--config=digits", "--seed=7"]) == 0
+  assert "--seed=7" in capsys.readouterr().out
+
+
+def test_list_shows_each_preset_with_its_first_line(capsys):
+  assert command.main(MLP, ["--list"]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split()[0] for line in lines] == command.presets(MLP)
+  assert any("iris" in line and "150" in line for line in lines)
+
+
+def test_a_changed_flag_gets_a_run_of_its_own():
+  request = command.read(CNN, ["--config=digits", "--optim.learning_rate=0.01", "--run.log_every=3"])
+  assert request.workdir == Path("runs/cnn-digits-learning_rate=0.01")
+
+
+@pytest.mark.parametrize("name", ["../../etc", "a b", "a/b"])
+def test_a_default_workdir_never_leaves_runs(name):
+  request = command.read(MLP, ["--config=iris", f"--data.source=csv:{name}"])
+  assert request.workdir.parent == Path("runs")
+  assert "/" not in request.workdir.name
+
+
+@pytest.mark.parametrize(
+  ("definition", "arguments", "complaint"),
+  [
+    (CNN, ["--config=digist"], "did you mean digits?"),
+    (CNN, ["--config=digits", "trian"], "did you mean train?"),
+    (CNN, ["--config=digits", "train", "eval"], "no command"),
+    (CNN, ["--config=."], "it is no run"),
+    (CNN, ["--config"], "needs a value"),
+    (CNN, [*QUICK, "--data.source=sklearn:digist"], "did you mean digits?"),
+    (CNN, [*QUICK, "--data.source=sklaern:digits"], "did you mean sklearn?"),
+    (CNN, [*QUICK, "--data.source=sklearn:iris"], "python -m experiments.mlp takes it"),
+    (CNN, [*QUICK, "--model.kernel=9"], "kernel of 9 is larger than the image"),
+    (CNN, [*QUICK, "--data.batch_size=2000"], "larger than the 1438 training examples"),
+    (CNN, [*QUICK, "--data.batch_size=60", "--parallel.mesh=data:8"], "over 8 devices; 64 would"),
+    (CNN, [*QUICK, "--parallel.mesh=data:16"], "wants 16 devices and there are 8"),
+    (CNN, [*QUICK, "--parallel.mesh=model:2"], "no axis 'model'"),
+    (CNN, [*QUICK, "--data.cutout=20"], "covers the whole image"),
+    (MLP, ["--config=iris", "--data.flip"], "--data.flip needs images"),
+    (LINEAR, ["--config=line", "--data.mixup=0.2"], "--data.mixup needs class labels"),
+    (MLP, ["--config=iris", "--run.best_metric=validation/accuracy"], "--data.validation_fraction=0.1"),
+    (MLP, ["--config=iris", "--data.source=csv:none.csv"], "none.csv"),
+    (MLP, ["eval", "--config=iris"], "train it first"),
+    (MLP, ["--config=iris", "--run.steps=5", "--optim.schedule=cosine", "--optim.warmup_steps=9"], "does not fit"),
+  ],
+  ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_one_line_and_exit_code_2(capsys, in_directory, definition, arguments, complaint):
+  assert complaint in refused(capsys, definition, arguments)
+  assert not list(in_directory.rglob("run.flags")), "a refused command left a run behind"
+
+
+def test_a_run_directory_of_other_flags_is_refused_and_left_alone(capsys, in_directory):
+  assert command.main(MLP, ["--config=iris", "--run.steps=2", "--workdir=w"]) == 0
+  before = {path: path.read_bytes() for path in Path("w").rglob("*") if path.is_file()}
+  line = refused(capsys, MLP, ["--config=iris", "--run.steps=2", "--workdir=w", "--seed=1", "--optim.learning_rate=0.5"])
+  assert "--seed=0 there, 1 here" in line
+  assert "--optim.learning_rate=0.001 there, 0.5 here" in line
+  assert "experiments.mlp, not experiments.linear" in refused(capsys, LINEAR, ["--config=line", "--workdir=w"])
+  assert before == {path: path.read_bytes() for path in Path("w").rglob("*") if path.is_file()}
+
+
+def test_a_directory_with_other_files_is_refused(capsys, in_directory):
+  Path("thesis").mkdir()
+  Path("thesis/chapter.txt").write_text("mine")
+  assert "holds files that are no run's" in refused(capsys, MLP, ["--config=iris", "--workdir=thesis"])
+  assert os.listdir("thesis") == ["chapter.txt"]
+
+
+def test_a_finished_run_is_told_and_its_flags_reproduce_it_bit_for_bit(capsys, in_directory):
+  assert command.main(MLP, ["--config=iris", "--run.steps=6", "--workdir=first", "--data.batch_size=16"]) == 0
+  assert command.main(MLP, ["--config=first"]) == 0
+  assert "first is finished" in capsys.readouterr().out
+  assert command.main(MLP, ["--config=first", "--workdir=second run"]) == 0
+  first, second = (
+    [
+      {key: value for key, value in json.loads(line).items() if key not in ("time", "train/examples_per_second")}
+      for line in Path(run, "metrics.jsonl").read_text().splitlines()
+    ]
+    for run in ("first", "second run")
+  )
+  assert first == second
+  assert Path("first/run.flags").read_text() == Path("second run/run.flags").read_text()
+
+
+def test_eval_repeats_the_runs_result(capsys, in_directory):
+  assert command.main(MLP, ["--config=iris", "--run.steps=6", "--workdir=w"]) == 0
+  accuracy = json.loads(Path("w/result.json").read_text())["metrics"]["test/accuracy"]
+  capsys.readouterr()
+  assert command.main(MLP, ["eval", "--config=w"]) == 0
+  assert f"test/accuracy                {accuracy:.6g}" in capsys.readouterr().out
+
+
+def test_preflight_counts_parameters_and_writes_nothing(capsys, in_directory):
+  assert command.main(MLP, ["preflight", "--config=iris", "--model.widths=16"]) == 0
+  text = capsys.readouterr().out
+  assert f"parameters ({4 * 16 + 16 + 16 * 3 + 3:,}" in text
+  flops = 3 * 2 * 24 * (4 * 16 + 16 * 3)
+  assert f"FLOPs, an update     {flops:.4g}" in text
+  assert os.listdir() == []
+
+
+def test_validation_best_checkpoint_is_what_is_reported(in_directory):
+  arguments = ["--config=iris", "--run.steps=40", "--run.eval_every=2", "--optim.learning_rate=0.3", "--workdir=w"]
+  arguments += ["--data.validation_fraction=0.3", "--run.best_metric=validation/accuracy", "--run.patience=4"]
+  assert command.main(MLP, arguments) == 0
+  lines = [json.loads(line) for line in Path("w/metrics.jsonl").read_text().splitlines()]
+  scores = {line["step"]: line["validation/accuracy"] for line in lines if "validation/accuracy" in line}
+  result = json.loads(Path("w/result.json").read_text())
+  best = min(scores, key=lambda step: (-scores[step], step))
+  assert result["best"]["step"] == best
+  assert result["metrics"]["validation/accuracy"] == scores[best] == max(scores.values())
+  assert result["step"] == min(best + 4 * 2, 40)
+
+
+def test_resolved_flags_are_written_and_are_a_valid_config(in_directory):
+  assert command.main(MLP, ["--config=iris", "--run.steps=2", "--workdir=w"]) == 0
+  config, _ = flags.parse(MLP.schema, flags.read_lines(Path("w/run.flags")))
+  assert config == command.read(MLP, ["--config=iris", "--run.steps=2"]).config

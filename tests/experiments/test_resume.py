@@ -1,0 +1,122 @@
+"""A run that is killed, or asked to stop, goes on with the same command and ends with the same bits."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+
+COMMAND = [
+  sys.executable, "-m", "experiments.mlp", "--config=iris", "--run.steps=1500", "--run.eval_every=100",
+  "--run.checkpoint_every=20", "--run.log_every=50", "--data.batch_size=16", "--parallel.mesh=data:1",
+  "--model.widths=16", "--model.dropout=0.2", "--optim.ema_decay=0.9",
+]  # fmt: skip
+VOLATILE = ("time", "train/examples_per_second")
+
+
+def start(workdir):
+  return subprocess.Popen(
+    [*COMMAND, f"--workdir={workdir}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+  )
+
+
+def finish(workdir):
+  process = start(workdir)
+  output = process.communicate(timeout=120)[0]
+  assert process.returncode == 0, output
+  return output
+
+
+def wait_for_step(process, workdir, step):
+  """Until a checkpoint at or after `step` is whole; returns it."""
+  deadline = time.monotonic() + 60
+  while time.monotonic() < deadline and process.poll() is None:
+    steps = [int(path.name) for path in Path(workdir, "checkpoints").glob("*") if path.name.isdigit()]
+    if steps and max(steps) >= step:
+      return max(steps)
+    time.sleep(0.005)
+  raise AssertionError(process.communicate()[0])
+
+
+def final_state(workdir):
+  """{path: array} of the newest checkpoint, read by Orbax alone."""
+  import jax
+
+  newest = max((path for path in Path(workdir, "checkpoints").iterdir() if path.name.isdigit()), key=lambda p: int(p.name))
+  tree = ocp.load(newest, checkpointable_name="state")
+  return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def lines(workdir):
+  parsed = [json.loads(line) for line in Path(workdir, "metrics.jsonl").read_text().splitlines()]
+  return [{key: value for key, value in line.items() if key not in VOLATILE} for line in parsed]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("whole") / "run"
+  finish(workdir)
+  return workdir
+
+
+@pytest.mark.filterwarnings("ignore:Sharding info not provided:UserWarning")  # a bare load has no sharding to give
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75), (signal.SIGINT, 75)])
+def test_the_resumed_run_is_the_uninterrupted_one(whole, tmp_path, number, code):
+  workdir = tmp_path / "run"
+  process = start(workdir)
+  reached = wait_for_step(process, workdir, 300)
+  process.send_signal(number)
+  output = process.communicate(timeout=60)[0]
+  assert process.returncode == code, output
+  assert not Path(workdir, "result.json").exists()
+
+  output = finish(workdir)
+  assert "going on from step" in output
+  went_on_from = int(output.split("going on from step ")[1].split()[0])
+  assert went_on_from >= reached
+  assert lines(workdir) == lines(whole)
+  expected, actual = final_state(whole), final_state(workdir)
+  assert expected.keys() == actual.keys()
+  for name in expected:
+    np.testing.assert_array_equal(expected[name], actual[name], err_msg=name)
+  results = [json.loads(Path(each, "result.json").read_text()) for each in (whole, workdir)]
+  assert results[0]["metrics"] == results[1]["metrics"]
+  assert len(json.loads(Path(workdir, "run.json").read_text())["starts"]) == 2
+
+
+def test_a_second_process_in_the_same_directory_is_refused(tmp_path):
+  workdir = tmp_path / "run"
+  process = start(workdir)
+  try:
+    wait_for_step(process, workdir, 20)
+    second = start(workdir)
+    output = second.communicate(timeout=60)[0]
+    assert second.returncode == 2
+    assert "another process is using" in output
+  finally:
+    process.kill()
+    process.communicate()
+
+
+def test_a_read_only_directory_is_told_in_one_line():
+  """/proc refuses to make directories even for root."""
+  process = start("/proc/run")
+  output = process.communicate(timeout=60)[0]
+  assert process.returncode == 2
+  assert output.count("\n") == 1
+  assert "cannot write /proc/run" in output
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path):
+  """A file-size limit of 4 kB stands for a disk that takes no more."""
+  command = f"ulimit -f 4; trap '' XFSZ; exec {' '.join(COMMAND)} --workdir={tmp_path}/run --model.widths=512"
+  done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
+  assert done.returncode == 2, done.stderr
+  assert done.stderr.strip().count("\n") == 0, done.stderr
+  assert "run" in done.stderr
+  assert not (tmp_path / "run" / "result.json").exists()

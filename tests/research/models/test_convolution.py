@@ -1,0 +1,92 @@
+"""The convolution's own gradients against XLA's, for every way that a kernel can hang over an edge."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from research.models.convolution import DIMENSIONS, convolve
+
+CASES = {
+  # image (H, W), channels in and out, kernel (h, w), strides, padding
+  "3x3 same": ((8, 7), (3, 4), (3, 3), (1, 1), "SAME"),
+  "even and oblong kernel": ((9, 8), (1, 4), (2, 5), (1, 1), "SAME"),
+  "valid": ((6, 6), (2, 3), (5, 5), (1, 1), "VALID"),
+  "1x1 with stride": ((8, 8), (3, 4), (1, 1), (2, 2), ((0, 0), (0, 0))),
+  "a ResNet's stem": ((11, 12), (2, 3), (7, 7), (2, 2), ((3, 3), (3, 3))),
+  "uneven strides and padding": ((9, 8), (2, 3), (3, 3), (3, 2), ((0, 2), (3, 1))),
+}
+
+
+def arrays(shape, channels, kernel):
+  random = np.random.default_rng(0)
+  x_BHWC = jnp.asarray(random.normal(size=(6, *shape, channels[0])), jnp.float32)
+  return x_BHWC, jnp.asarray(random.normal(size=(*kernel, *channels)), jnp.float32)
+
+
+def value_and_gradients(function, x_BHWC, kernel_HWIO):
+  def loss(x_BHWC, kernel_HWIO):
+    return jnp.sin(function(x_BHWC, kernel_HWIO).astype(jnp.float32)).sum()
+
+  return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(x_BHWC, kernel_HWIO)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_values_and_gradients_are_xlas(case):
+  shape, channels, kernel, strides, padding = case
+  x_BHWC, kernel_HWIO = arrays(shape, channels, kernel)
+  reference = functools.partial(
+    lax.conv_general_dilated, window_strides=strides, padding=padding, dimension_numbers=DIMENSIONS
+  )
+  ours = value_and_gradients(lambda x, kernel: convolve(x, kernel, strides, padding), x_BHWC, kernel_HWIO)
+  theirs = value_and_gradients(reference, x_BHWC, kernel_HWIO)
+  # The same float32 products, a few hundred, summed in another order.
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
+
+
+def test_large_images_and_batches_are_taken_in_pieces():
+  # 40×40 is more than one piece's pixels; 7 examples of 16×16 do not divide into pieces of 4.
+  for batch, side in ((2, 40), (7, 16)):
+    random = np.random.default_rng(0)
+    x_BHWC = jnp.asarray(random.normal(size=(batch, side, side, 2)), jnp.float32)
+    kernel_HWIO = jnp.asarray(random.normal(size=(3, 3, 2, 3)), jnp.float32)
+    reference = functools.partial(
+      lax.conv_general_dilated, window_strides=(1, 1), padding="SAME", dimension_numbers=DIMENSIONS
+    )
+    _, ours = value_and_gradients(lambda x, kernel: convolve(x, kernel, (1, 1), "SAME"), x_BHWC, kernel_HWIO)
+    _, theirs = value_and_gradients(reference, x_BHWC, kernel_HWIO)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), ours, theirs)
+
+
+def test_bf16_sums_its_weight_gradient_in_f32():
+  ones = jnp.ones((512, 4, 4, 1), jnp.bfloat16)
+  kernel = jnp.zeros((1, 1, 1, 1), jnp.bfloat16)
+  gradient = jax.jit(jax.grad(lambda w: convolve(ones, w, (1, 1), "SAME").astype(jnp.float32).sum()))(kernel)
+  assert gradient.dtype == jnp.bfloat16
+  assert float(gradient.squeeze()) == 512 * 16  # a bf16 sum of ones stops at 256
+
+
+def test_the_cpu_program_has_no_convolution_in_its_weight_gradient():
+  x_BHWC, kernel_HWIO = arrays((8, 8), (2, 3), (3, 3))
+  gradient = jax.jit(jax.grad(lambda w: convolve(x_BHWC, w, (1, 1), "SAME").sum()))
+  assert "convolution(" not in gradient.lower(kernel_HWIO).compile().as_text()
+
+
+def test_other_platforms_keep_xlas_gradient():
+  x_BHWC, kernel_HWIO = arrays((8, 8), (2, 3), (3, 3))
+  gradient = jax.jit(jax.grad(lambda w: convolve(x_BHWC, w, (1, 1), "SAME").sum()))
+  text = gradient.trace(kernel_HWIO).lower(lowering_platforms=("tpu",)).as_text()
+  assert "stablehlo.convolution" in text
+  assert "stablehlo.while" not in text
+
+
+@pytest.mark.parametrize(
+  "options",
+  [{"feature_group_count": 2}, {"rhs_dilation": (2, 2)}, {"dimension_numbers": ("NCHW", "OIHW", "NCHW")}],
+)
+def test_what_it_does_not_have_is_refused(options):
+  with pytest.raises(ValueError, match="no dilations, no groups"):
+    convolve(jnp.zeros((2, 8, 8, 2)), jnp.zeros((3, 3, 2, 2)), (1, 1), "SAME", **options)

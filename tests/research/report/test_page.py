@@ -1,0 +1,132 @@
+"""report.html is one file that fetches nothing, lets no text act as markup, and says the run's numbers."""
+
+import html.parser
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from research.errors import UserError
+from research.report import rebuild
+
+HOSTILE = "<script>alert('$x')</script>"
+VOID = {"meta", "img", "br"}
+
+
+class Reader(html.parser.HTMLParser):
+  """Collects the texts and attributes, and fails on tags that do not pair."""
+
+  def __init__(self):
+    super().__init__()
+    self.open, self.tags, self.attributes, self.texts = [], [], [], []
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append(tag)
+    self.attributes += attrs
+    if tag not in VOID:
+      self.open.append(tag)
+
+  def handle_startendtag(self, tag, attrs):
+    self.tags.append(tag)
+    self.attributes += attrs
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    self.texts.append(data)
+
+
+def parse(path):
+  reader = Reader()
+  reader.feed((path / "report.html").read_text())
+  reader.close()
+  assert not reader.open
+  return reader
+
+
+def test_the_page_fetches_nothing_and_runs_nothing(make_run, classified):
+  path = make_run(**classified)
+  reader = parse(path)
+  content = (path / "report.html").read_text()
+  assert not re.search(r"https?:|//[a-z]|url\(|@import", content.replace("</", ""))
+  assert not {"script", "link", "iframe", "object", "base"} & set(reader.tags)
+  assert not [name for name, _ in reader.attributes if name.startswith("on") or name == "href"]
+  sources = [value for name, value in reader.attributes if name == "src"]
+  assert len(sources) == 3 + 1  # worst mistakes and a grid of samples
+  assert all(source.startswith("data:image/png;base64,") for source in sources)
+
+
+def test_hostile_names_are_text(make_run, classified):
+  reader = parse(make_run("<b>run", **classified))
+  assert HOSTILE in "".join(reader.texts)
+  assert "<b>run" in reader.texts
+  assert "a=b <i>" in reader.texts  # a flag's value, with its own equals sign
+  assert not {"b", "script"} & set(reader.tags)
+
+
+def test_the_page_says_the_numbers(make_run, classified):
+  text = " ".join(parse(make_run(**classified)).texts)
+  for wanted in (
+    "62.50%", "test accuracy", "1,234,567", "3 of them classified wrongly", "75.00% 2", "0.667", "98.0% · #105",
+    "python -m experiments.mlp --config=x",
+  ):  # fmt: skip
+    assert wanted in text
+
+
+def test_flags_that_differ_from_their_defaults_come_first(make_run):
+  text = " ".join(parse(make_run(learning_rate="0.3")).texts)
+  flags = text[text.index("Flags") :]
+  assert flags.index("--optim.learning_rate") < flags.index("the other") < flags.index("--seed")
+  assert "0.3 default 0.1" in flags
+
+
+def test_a_regression_has_its_scatter(make_run):
+  target = np.linspace(0, 1, 7, dtype=np.float32)
+  rows = {"target": target, "prediction": target + 1, "loss": np.ones(7, np.float32)}
+  reader = parse(make_run(rows=rows))
+  points = [value for name, value in reader.attributes if name == "class" and value.startswith("point")]
+  assert len(points) == 7
+  assert "mean absolute error" in reader.texts
+
+
+def test_without_matplotlib_and_pillow_there_is_still_a_page(make_run, classified, monkeypatch):
+  path = make_run(**classified)
+  wanted = parse(path).texts
+  for name in [name for name in sys.modules if name.split(".")[0] in ("matplotlib", "PIL")]:
+    monkeypatch.delitem(sys.modules, name)
+  monkeypatch.setitem(sys.modules, "matplotlib", None)
+  notes = []
+  rebuild(path, note=notes.append)
+  assert parse(path).texts == wanted
+  monkeypatch.setitem(sys.modules, "PIL", None)
+  rebuild(path, note=notes.append)
+  assert "#105" in parse(path).texts  # a table in the pictures' place
+  assert len(notes) == 2
+  assert "matplotlib" in notes[0]
+
+
+def test_a_run_that_is_not_finished_has_a_page(make_run):
+  path = make_run()
+  (path / "result.json").unlink()
+  with open(path / "metrics.jsonl", "ab") as file:
+    file.write(b'{"step": 5, "time": 1.0, "train/loss": "NaN"}\n{"step": 6')
+  rebuild(path)
+  text = " ".join(parse(path).texts)
+  assert "unfinished at step 5" in text
+  assert "NaN" in text
+
+
+def test_a_class_that_matplotlib_cannot_say_is_no_matter(make_run):
+  rows = {"label": np.arange(2), "prediction": np.arange(2), "loss": np.zeros(2)}
+  path = make_run(rows=rows, class_names=("$\\frac{1}{$", "漢字"))
+  assert (path / "pictures" / "confusion.png").exists()
+
+
+@pytest.mark.parametrize("name", ["run.json", "result.json"])
+def test_damaged_files_are_one_line_for_the_user(make_run, name):
+  path = make_run()
+  (path / name).write_text('{"step": ')
+  with pytest.raises(UserError, match=f"{name} is damaged"):
+    rebuild(path)

@@ -1,0 +1,115 @@
+"""Plain lines where there is no terminal, a live line where there is one, and a terminal that is left as it was."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import research
+from research.report import Report, terminal
+
+ANSI = re.compile(r"\x1b")
+
+
+def test_plain_output_is_whole_lines_without_control_codes(tmp_path, capsys):
+  with Report(tmp_path, header={"data": "two\nlines"}, total_steps=1000, batch_size=4) as report:
+    for step in range(1, 101):
+      report.progress(step)
+      report.train(step, {"train/loss": 0.5, "train/examples_per_second": 1.0})
+    report.evaluation(100, {"validation/accuracy": 0.123456})
+    report.note("a note")
+  out = capsys.readouterr().out
+  assert not ANSI.search(out)
+  assert "\r" not in out
+  lines = out.splitlines()
+  assert lines[0] == "data  two lines"
+  # A hundred steps within five seconds are one line; an evaluation always is one.
+  assert [line.startswith("step ") for line in lines] == [False, True, True, False]
+  assert re.match(r"step 100/1,000 · validation/accuracy 12\.35% · [\d,]+ examples/s · \d+ s left$", lines[2])
+
+
+def test_quiet_is_silent(tmp_path, capsys):
+  with Report(tmp_path, header={"data": "x"}, total_steps=1, batch_size=1, quiet=True) as report:
+    report.train(1, {"train/loss": 0.5})
+    report.note("nothing")
+    report.finish({"step": 1, "metrics": {}})
+  assert capsys.readouterr() == ("", "")
+
+
+def test_pace_forgets_what_is_long_ago():
+  pace = terminal.Pace()
+  assert pace.steps_per_second() is None
+  pace.mark(0.0, 0)
+  assert pace.steps_per_second() is None
+  for second in range(1, 101):
+    pace.mark(float(second), 2 * second if second <= 50 else 100 + 8 * (second - 50))
+  assert pace.steps_per_second() == 8.0
+
+
+def test_a_slow_step_still_has_a_pace():
+  pace = terminal.Pace()
+  for step in range(3):
+    pace.mark(100.0 * step, step)
+  assert pace.steps_per_second() == 0.01
+
+
+@pytest.mark.parametrize(
+  ("scalars", "shown"),
+  [
+    ({"validation/loss": 1.0, "test/accuracy": 0.5, "validation/accuracy": 0.4}, "test/accuracy"),
+    ({"validation/loss": 1.0, "validation/accuracy": 0.4}, "validation/accuracy"),
+    ({"validation/loss": 1.0}, "validation/loss"),
+  ],
+)
+def test_the_metric_shown_is_the_headline_or_the_nearest_thing(scalars, shown):
+  line = terminal.Terminal(10, 0, 1, "test/accuracy")
+  line.evaluation(1, scalars)
+  assert line.metric == (shown, scalars[shown])
+
+
+SCRIPT = """
+import sys, time
+from research.report import Report
+with Report(sys.argv[1], header={"data": "x"}, total_steps=40, batch_size=4) as report:
+  for step in range(1, 41):
+    report.progress(step)
+    time.sleep(0.02)
+    if step % 20 == 0:
+      report.evaluation(step, {"validation/accuracy": 0.5})
+  if sys.argv[2] == "crash":
+    raise ValueError("the run crashed")
+"""
+
+
+def on_a_terminal(arguments, **environment):
+  """What a program writes to a pseudo-terminal of 100 columns."""
+  leader, follower = pty.openpty()
+  environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30", **environment}
+  root = Path(research.__file__).parents[1]
+  with subprocess.Popen(arguments, stdout=follower, stderr=follower, env=environment, cwd=root) as process:
+    os.close(follower)
+    out = b""
+    # Linux ends a terminal whose last writer is gone with an error, not with an end of file.
+    try:
+      while part := os.read(leader, 65536):
+        out += part
+    except OSError:
+      pass
+    process.wait()
+  os.close(leader)
+  return out.decode()
+
+
+def test_a_terminal_shows_a_live_line_and_is_restored_after_a_crash(tmp_path):
+  out = on_a_terminal([sys.executable, "-c", SCRIPT, tmp_path, "crash"], NO_COLOR="1")
+  assert re.search(r"\d+/40 .*examples/s · \d+ s left", out)
+  assert "validation/accuracy 50.00%" in out
+  assert "the run crashed" in out
+  # The cursor was hidden, and is shown again in the end.
+  assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l")
+  # NO_COLOR allows bold and dim but no colour.
+  assert not re.search(r"\x1b\[[\d;]*(3[0-7]|38|9[0-7])[\d;]*m", out)

@@ -1,0 +1,84 @@
+"""A small but whole training job, for tests of the loop, the steps and the checkpoints."""
+
+import dataclasses
+
+import numpy as np
+
+from research import optim, steps
+from research.data import feeds, transforms
+from research.data.source import ArraySource, Feature, Schema
+from research.models.mlp import MLP
+from research.parallel.mesh import make_mesh
+from research.supervised import supervised
+
+
+@dataclasses.dataclass
+class Optim:
+  """The optimizer's flags, as the schema has them."""
+
+  name: str = "adamw"
+  learning_rate: float = 1e-2
+  schedule: str = "constant"
+  warmup_steps: int = 0
+  final_learning_rate_fraction: float = 0.0
+  momentum: float = 0.9
+  beta1: float = 0.9
+  beta2: float = 0.999
+  epsilon: float = 1e-8
+  weight_decay: float = 0.01
+  weight_decay_mask: str = "kernels"
+  clip_norm: float = 1.0
+
+
+def source(size: int = 80) -> ArraySource:
+  """Points in five dimensions, labelled by a fixed plane."""
+  rng = np.random.default_rng(0)
+  features_ND = rng.standard_normal((size, 5)).astype(np.float32)
+  label_N = (features_ND @ np.arange(1, 6, dtype=np.float32) > 0).astype(np.int32)
+  schema = Schema({"features": Feature((5,), "float32"), "label": Feature((), "int32")}, ("under", "over"))
+  return ArraySource("plane", schema, {"features": features_ND, "label": label_N}, "0" * 64)
+
+
+class Job:
+  """Task, feeds, calls and state of a small network with dropout, batch norm and an average of its parameters."""
+
+  def __init__(self, *, seed=0, steps_per_call=1, batch_size=16, mesh="data:2", feed="device", **task):
+    self.mesh, self.seed, self.source = make_mesh(mesh), seed, source()
+    model = MLP(outputs=2, widths=(8,), dropout=0.3, norm="batch")
+    self.task = supervised(model, optim.make_optimizer(Optim(), 100), loss="softmax", ema_decay=0.9, **task)
+    plan = feeds.Shuffled(seed, batch_size, self.source.size)
+    (self.feed,) = feeds.make_feeds(self.source, self.mesh, [plan], kind=feed, budget_bytes=0)
+    in_order = feeds.InOrder(24, self.source.size)
+    (self.eval_feed,) = feeds.make_feeds(self.source, self.mesh, [in_order], kind=feed, budget_bytes=0)
+    self.augment = self.prepare = transforms.chain([])
+    arguments = (self.task, self.feed, self.augment, seed, self.mesh)
+    self.state = steps.initial_state(*arguments)
+    self.abstract = steps.abstract_state(*arguments)
+    self.call = steps.training_call(*arguments, steps_per_call)
+    self.evaluation = steps.evaluation_call(self.task, self.eval_feed, self.prepare, self.mesh)
+
+  def evaluate(self, state):
+    return {f"validation/{name}": value for name, value in self.task.summarize(self.evaluation(state)).items()}
+
+
+class Told:
+  """A report that remembers what it was told."""
+
+  def __init__(self):
+    self.lines, self.scores, self.notes, self.reached = {}, {}, [], []
+
+  def train(self, step, scalars):
+    assert step not in self.lines
+    self.lines[step] = dict(scalars)
+
+  def evaluation(self, step, scalars):
+    self.scores[step] = dict(scalars)
+
+  def progress(self, step):
+    self.reached.append(step)
+
+  def sample(self, step, sample):
+    self.lines.setdefault("samples", []).append((step, sample))
+
+  def note(self, text):
+    self.notes.append(text)
