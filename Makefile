@@ -1,4 +1,4 @@
-# make train · make test · make test-all · make lint · make bench · make results · make clean
+# make train · make test · make test-all · make smoke · make lint · make bench · make results · make clean
 PYTHON ?= python3
 VENV ?= .venv
 EXPERIMENT ?= cnn
@@ -7,10 +7,8 @@ FLAGS ?=
 JOBS ?= 2
 
 BIN := $(VENV)/bin
-export JAX_PLATFORMS ?= cpu
-export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup train test test-all lint bench results clean
+.PHONY: setup train test test-all smoke lint bench results clean
 
 setup: $(VENV)/.installed
 
@@ -29,7 +27,10 @@ test: setup
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests
 
 test-all: setup
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'slow or not slow' tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not readme' tests
+
+smoke: setup
+	$(BIN)/python -m pytest -n $(JOBS) -m readme tests/test_readme.py
 
 bench: setup
 	$(BIN)/python -m benchmarks.loop

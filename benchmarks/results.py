@@ -68,7 +68,8 @@ def line(row: Row, results: list[Mapping]) -> str:
   seconds = [result["wall_seconds"] for result in results]
   spread = statistics.stdev(values) if len(values) > 1 else 0.0
   if row.metric.endswith("accuracy"):
-    told = f"**{100 * statistics.mean(values):.2f} ± {100 * spread:.2f} %** | {100 * min(values):.2f} – {100 * max(values):.2f} %"
+    mean, spread, low, high = (100 * value for value in (statistics.mean(values), spread, min(values), max(values)))
+    told = f"**{mean:.2f} ± {spread:.2f} %** | {low:.2f} – {high:.2f} %"
   else:
     told = f"**{statistics.mean(values):.1e}** | {min(values):.1e} – {max(values):.1e}"
   told_seconds = f"{statistics.median(seconds):.0f} s ({min(seconds):.0f} – {max(seconds):.0f})"

@@ -82,7 +82,7 @@ def read(definition: Definition, arguments: Sequence[str]) -> Request:
     near = difflib.get_close_matches(wrong, WORDS, 1)
     hint = f" (did you mean {near[0]}?)" if near else f"; the commands are {', '.join(WORDS)}"
     raise UserError(f"flags: {wrong!r} is no command{hint}")
-  line = (f"python -m experiments.{definition.name}", *arguments)
+  line = ("python", "-m", f"experiments.{definition.name}", *arguments)
   return Request(word, config, workdir or default_workdir(definition, config, origin), line)
 
 
@@ -145,8 +145,12 @@ def presets(definition: Definition) -> list[str]:
 
 
 def default_workdir(definition: Definition, config: Experiment, origin: list[str]) -> Path:
-  """runs/EXPERIMENT-PRESET, and the flags that differ from the preset's: a changed line gets a run of its own."""
-  preset, base = "default", definition.schema()
+  """runs/EXPERIMENT-PRESET, and the flags that differ from the preset's: a changed line gets a run of its own.
+
+  Without a preset the data's source stands in its place.
+  """
+  preset, base = config.data.source, definition.schema()
+  base = dataclasses.replace(base, data=dataclasses.replace(base.data, source=preset))
   if origin:
     preset, base = origin[0], flags.parse(definition.schema, origin[1:])[0]
   ours, theirs = flags.values(config), flags.values(base)

@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "abs
 def record(command: Sequence[str]) -> dict:
   """What can be known before training; strings and numbers only."""
   return {
-    "command": " ".join(command),
+    "command": shlex.join(command),
     "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     "git": git_state(Path(__file__).resolve().parent),
     "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}},

@@ -1,8 +1,9 @@
 """Which checkpoint is best, and when to stop: both follow from the scores so far, so nothing of it needs saving."""
 
+import math
 from collections.abc import Mapping, Sequence
 
-LOWER_IS_BETTER = ("loss", "mse", "mae", "error", "perplexity", "distance", "bits_per_byte")
+LOWER_IS_BETTER = ("loss", "mse", "mae", "error", "perplexity", "distance", "divergence", "bits_per_byte", "gap")
 
 
 def lower_is_better(metric: str) -> bool:
@@ -12,7 +13,7 @@ def lower_is_better(metric: str) -> bool:
 
 def best(metric: str, scores: Sequence[tuple[int, float]]) -> tuple[int, float] | None:
   """The (step, value) that is best, the earlier of equals; None where no value is a number."""
-  finite = [score for score in scores if score[1] is not None and score[1] == score[1]]
+  finite = [score for score in scores if score[1] is not None and math.isfinite(score[1])]
   sign = 1 if lower_is_better(metric) else -1
   return min(finite, key=lambda score: (sign * score[1], score[0])) if finite else None
 

@@ -11,8 +11,6 @@ from research import losses, metrics, optim
 from research.flops import training_flops
 from research.task import Batch, Key, Metrics, State, Sums, Task
 
-LOSSES = ("softmax", "sigmoid", "mean_squared_error")
-
 
 def supervised(
   model: nn.Module,

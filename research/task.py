@@ -40,8 +40,8 @@ class Task:
     step: (state, batch, key) → (state with step + 1, metrics). One update; traced.
     evaluate: (state, batch) → sums. Examples whose "mask" is 0 count for nothing.
     summarize: summed sums → named numbers, on the host.
-    per_example: (state, batch) → arrays_B for the report: "label", "prediction", "loss", "probability" of a
-      classifier; "target", "prediction", "loss" of a regression.
+    per_example: (state, batch) → arrays_B for the report: "label", "prediction", "loss" and the prediction's
+      "probability" of a classifier; "target", "prediction", "loss" of a regression.
     judge: (state, key) → numbers that need the whole set at once.
     sample: (state, key) → pictures or text to look at.
     flops: batch → analytic model FLOPs of one step.

@@ -65,7 +65,7 @@ def decode_once(
       if (arrays := _opened(entry, size)) is not None:  # made while we waited
         return arrays
       if entry.exists():
-        progress(f"the cached copy of {name} is damaged and is made again")
+        progress(f"the cached copy of {name} is damaged or outdated and is made again")
         _remove(entry)
       progress(f"decoding {name}: {size:,} examples, once")
       partial = entries / f"{fingerprint}.partial-{os.getpid()}-{os.urandom(4).hex()}"

@@ -22,8 +22,8 @@ def decoded(encoded: bytes | Path, expected: tuple[int, int, int], where: str, f
   with _opened(encoded, where) as image:
     if (image.height, image.width) != expected[:2]:
       raise UserError(
-        f"data: images of mixed size: {first} is {expected[0]}x{expected[1]} and {where} is {image.height}x{image.width}"
-        " (height x width); resize them to one size first"
+        f"data: images of mixed size: {first} is {expected[0]}x{expected[1]} and {where} is"
+        f" {image.height}x{image.width} (height x width); resize them to one size first"
       )
     mode = "L" if expected[2] == 1 else "RGB"
     try:

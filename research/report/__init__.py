@@ -130,7 +130,7 @@ class Report:
     """
     metrics = result.get("metrics", {})
     ordered = {name: metrics[name] for name in sorted(metrics, key=self._importance)}
-    result = {"wall_seconds": time.monotonic() - self._began, **result, "metrics": ordered}
+    result = record.strict({"wall_seconds": time.monotonic() - self._began, **result, "metrics": ordered})
     self._terminal.close()
     if rows is not None:
       predictions.write(self.workdir / "predictions.npz", predictions.collect(rows, class_names, images))
@@ -138,7 +138,7 @@ class Report:
       page = rebuild(self.workdir, result, note=self.note)
     finally:
       # The numbers are worth more than the page: a fault in drawing is loud, but it must not cost the run its result.
-      text = json.dumps(record.strict(result), indent=2, allow_nan=False)
+      text = json.dumps(result, indent=2, allow_nan=False)
       write_atomically(self.workdir / "result.json", text + "\n")
     self._terminal.summary(self._summary(result, page))
     return page
@@ -148,7 +148,7 @@ class Report:
     return name.rsplit("/", 1)[-1] != self.headline.rsplit("/", 1)[-1], not name.startswith("test/")
 
   def _summary(self, result: Mapping, page: Path) -> dict[str, str]:
-    rows = {name: say(name, float(value)) for name, value in result["metrics"].items()}
+    rows = {name: say(name, record.number(value)) for name, value in result["metrics"].items()}
     return {**rows, "wall time": say_seconds(float(result["wall_seconds"])), "report": str(page)}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from research import selection
 from research.errors import UserError
-from research.report.measures import say, say_seconds
+from research.report.measures import is_plain, say, say_seconds, split_order
 from research.report.panels import panels
 from research.report.run_directory import Run
 
@@ -37,11 +37,13 @@ def results(runs: Sequence[Run]) -> tuple[Facts, dict[str, int]]:
   }
   leaders: dict[str, int] = {}
   names = dict.fromkeys(name for run in runs for name in run.final)
-  for name in sorted(names, key=_split_order):
+  for name in sorted(names, key=split_order):
     if name.startswith("train/") and not name.endswith("loss"):
       continue
     finals = [run.final.get(name, math.nan) for run in runs]
     facts[name] = [say(name, run.final[name]) if name in run.final else "" for run in runs]
+    if is_plain(name):
+      continue
     _mark(leaders, name, name, finals)
     bests = [selection.best(name, list(zip(*run.curves.get(name, ([], [])), strict=True))) for run in runs]
     if any(len(run.curves.get(name, ([],))[0]) > 1 for run in runs):
@@ -49,12 +51,6 @@ def results(runs: Sequence[Run]) -> tuple[Facts, dict[str, int]]:
       facts[row] = [f"{say(name, best[1])} at {best[0]:,}" if best else "" for best in bests]
       _mark(leaders, row, name, [best[1] if best else math.nan for best in bests])
   return facts, leaders
-
-
-def _split_order(name: str) -> int:
-  order = ("test", "validation", "train")
-  split = name.split("/")[0]
-  return order.index(split) if split in order else len(order)
 
 
 def _mark(leaders: dict[str, int], row: str, metric: str, values: Sequence[float]) -> None:

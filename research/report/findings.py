@@ -48,14 +48,15 @@ def _classifier(predictions: Predictions) -> str:
 
 
 def _confusion(counts: np.ndarray, names: list[str]) -> str:
-  long = " long" if max(map(len, names)) > 4 else ""
+  cell = 84 if len(names) <= 5 else 54 if len(names) <= 8 else 38  # pixels
+  long = " long" if 8 * max(map(len, names)) > cell else ""
   head = "".join(f"<th><span>{html.escape(name)}</span></th>" for name in names)
   rows = []
   for true, name in enumerate(names):
     total = max(1, int(counts[true].sum()))
     cells = "".join(_cell(int(counts[true, said]), total, true == said) for said in range(len(names)))
     rows.append(f"<tr><th>{html.escape(name)}</th>{cells}</tr>")
-  return (f'<table class="confusion{long}"><thead><tr><th></th>{head}</tr></thead>'
+  return (f'<table class="confusion{long}" style="--cell:{cell}px"><thead><tr><th></th>{head}</tr></thead>'
           f"<tbody>{''.join(rows)}</tbody></table>")
 
 

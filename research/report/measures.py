@@ -8,7 +8,19 @@ import math
 
 def is_share(name: str) -> bool:
   """Whether the metric is a share of 1 that reads best in per cent."""
-  return name.rsplit("/", 1)[-1].split("_")[-1] in ("accuracy", "precision", "recall", "f1")
+  return not {"accuracy", "precision", "recall", "f1"}.isdisjoint(name.rsplit("/", 1)[-1].split("_"))
+
+
+def is_plain(name: str) -> bool:
+  """Whether no value of the metric is better than another: it tells how the run went, not how well."""
+  return name.endswith(("learning_rate", "per_second", "epoch", "norm"))
+
+
+def split_order(name: str) -> int:
+  """Sorts `split/name` by what a reader asks first: test, validation, train, the rest."""
+  order = ("test", "validation", "train")
+  split = name.split("/")[0]
+  return order.index(split) if split in order else len(order)
 
 
 def say(name: str, value: float) -> str:

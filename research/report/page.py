@@ -5,12 +5,13 @@ No scripts and no address outside the file: the page's own security policy forbi
 
 import datetime as dt
 import html
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 
 from research import selection
 from research.report import findings, svg
-from research.report.measures import say, say_number, say_seconds
+from research.report.measures import is_plain, say, say_number, say_seconds, split_order
 from research.report.panels import Panel, panels
 from research.report.record import number
 from research.report.run_directory import Run
@@ -19,6 +20,7 @@ from research.report.style import CSS
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _MOST_SAMPLES = 7
 _UNSHOWN = ("command", "arguments", "defaults", "starts")  # of run.json: shown elsewhere, or in other words
+_HASH = re.compile("[0-9a-f]{32,}")
 _MOST_PICTURE_BYTES = 4_000_000  # of samples in the page; a page is to be sent around
 
 
@@ -55,19 +57,19 @@ def _tiles(run: Run) -> str:
     metrics = {name: value for name, value in run.final.items() if not name.startswith("train/")}
   tiles = []
   for place, (name, value) in enumerate(list(metrics.items())[:7]):
-    tiles.append(_tile(name.replace("/", " "), say(name, value), _best_of(run, name), main=place == 0))
+    tiles.append(_tile(re.sub("[/_]", " ", name), say(name, value), _best_of(run, name), main=place == 0))
   tiles.append(_tile("steps", f"{run.step:,}", ""))
   tiles.append(_tile("wall time", say_seconds(run.wall_seconds), ""))
   parameters = run.environment.get("parameters", run.environment.get("parameter_count"))
   if isinstance(parameters, int):
     tiles.append(_tile("parameters", f"{parameters:,}", ""))
-  few = " few" if len(tiles) <= 5 else ""
+  few = " few" if len(tiles) <= 6 else ""
   return f'<section class="tiles{few}">{"".join(tiles)}</section>'
 
 
 def _best_of(run: Run, name: str) -> str:
   found = _best(run, name)
-  return f"best {say(name, found[1])} at step {found[0]:,}" if found and len(run.curves[name][0]) > 1 else ""
+  return f"best {say(name, found[1])} · step {found[0]:,}" if found and len(run.curves[name][0]) > 1 else ""
 
 
 def _best(run: Run, name: str) -> tuple[int, float] | None:
@@ -83,10 +85,8 @@ def _charts(run: Run) -> str:
   everything = panels(run.curves)
   if not everything:
     return ""
-  main = "".join(_chart(panel) for panel in everything if panel.main)
-  rest = "".join(_chart(panel) for panel in everything if not panel.main)
   return ('<h2>Curves</h2><p class="lead">Thin lines are single measurements, thick ones their running mean; '
-          f'a ring marks the best.</p><div class="charts">{main}</div><div class="charts small">{rest}</div>')
+          f'a ring marks the best.</p><div class="charts">{"".join(map(_chart, everything))}</div>')
 
 
 def _chart(panel: Panel) -> str:
@@ -122,19 +122,15 @@ def _samples(run: Run) -> str:
 
 def _numbers(run: Run) -> str:
   rows = []
-  for name, value in run.final.items():
+  for name in sorted(run.final, key=split_order):
+    value = run.final[name]
     found = _best(run, name)
-    told = (say(name, found[1]), f"{found[0]:,}") if found and not _is_plain(name) else ("", "")
+    told = (say(name, found[1]), f"{found[0]:,}") if found and not is_plain(name) else ("", "")
     rows.append(f"<tr><td>{html.escape(name)}</td>" + "".join(
       f'<td class="number">{html.escape(text)}</td>' for text in (say(name, value), *told)) + "</tr>")
   head = "<th>metric</th>" + "".join(f'<th class="number">{text}</th>' for text in ("last", "best", "at step"))
   return (f'<h2>Numbers</h2><div class="card scroll"><table><thead><tr>{head}</tr></thead>'
           f"<tbody>{''.join(rows)}</tbody></table></div>")
-
-
-def _is_plain(name: str) -> bool:
-  """Whether no value of the metric is better than another."""
-  return name.endswith(("learning_rate", "per_second", "epoch"))
 
 
 def _flags(run: Run) -> str:
@@ -167,7 +163,7 @@ def _environment(run: Run) -> str:
   facts |= {"starts": len(starts)} if isinstance(starts, list) and len(starts) > 1 else {}
   again = f"<h2>Run it again</h2><pre>{html.escape(command)}</pre>" if command else ""
   rows = "".join(
-    f"<tr><td>{html.escape(str(name).replace('_', ' '))}</td><td>{html.escape(_said(value))}</td></tr>"
+    f"<tr><td class=key>{html.escape(str(name).replace('_', ' '))}</td><td>{html.escape(_said(value))}</td></tr>"
     for name, value in facts.items()
   )
   return again + (f'<h2>Environment</h2><div class="card scroll"><table>{rows}</table></div>' if rows else "")
@@ -182,4 +178,5 @@ def _said(value: object) -> str:
     return "none"
   if isinstance(value, (int, float)) and not isinstance(value, bool):
     return say_number(value)
-  return str(value)
+  text = str(value)
+  return f"{text[:12]}…" if _HASH.fullmatch(text) else text

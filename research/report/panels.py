@@ -8,10 +8,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 from research import selection
+from research.report.measures import is_plain
 
 _POINTS = 600
 _SPLITS = ("train", "validation", "test")  # drawn in this order, in these fixed colours
-_DULL = ("learning_rate", "examples_per_second", "steps_per_second", "epoch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ def panels(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> list[
     groups.setdefault(name.partition("/")[2] or name, []).append(name)
   made = [_panel(leaf, sorted(names, key=_order), curves) for leaf, names in groups.items()]
   made = [panel for panel in made if panel.lines]
-  return sorted(made, key=lambda panel: (not panel.main, panel.name != "loss", panel.name in _DULL))
+  return sorted(made, key=lambda panel: (not panel.main, panel.name != "loss", is_plain(panel.name)))
 
 
 def _order(name: str) -> int:
@@ -68,7 +68,7 @@ def line(label: str, metric: str, steps: Sequence[int], values: Sequence[float])
     [steps[i] for i in picked],
     [values[i] for i in picked],
     [smooth[i] for i in picked] if smooth else [],
-    selection.best(metric, list(zip(steps, values, strict=True))),
+    None if is_plain(metric) else selection.best(metric, list(zip(steps, values, strict=True))),
   )
 
 

@@ -67,7 +67,8 @@ def read(path: Path) -> Predictions | None:
   if not path.exists():
     return None
   try:
-    with np.load(path, allow_pickle=False) as file:
+    # From memory: numpy leaves the file open where it is damaged.
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
       return {name: file[name] for name in file.files}
   except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
     raise UserError(f"report: {path} is damaged ({error}); delete it to do without") from error

@@ -37,8 +37,9 @@ pre { background: var(--card); border: 1px solid var(--rule); border-radius: 10p
   white-space: pre-wrap; overflow-wrap: anywhere; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 14px; margin-top: 2.1rem; }
 .tile { background: var(--card); border: 1px solid var(--rule); border-radius: 12px; padding: 15px 18px 14px; }
-.few .tile { display: flex; flex-direction: column; justify-content: center; }
-.few .tile.main { grid-row: auto; }
+.tiles.few { grid-template-columns: repeat(auto-fit, minmax(124px, 1fr)); }
+.few .tile { padding: 15px 14px; display: flex; flex-direction: column; justify-content: center; }
+.few .tile.main { grid-row: auto; padding-left: 20px; } .few .tile:not(.main) .value { font-size: 1.32rem; }
 .tile .name { color: var(--soft); font-size: .82rem; }
 .tile .value { font-size: 1.5rem; font-weight: 600; letter-spacing: -.02em; line-height: 1.3; white-space: nowrap; }
 .tile .more { color: var(--faint); font-size: .78rem; }
@@ -47,7 +48,6 @@ pre { background: var(--card); border: 1px solid var(--rule); border-radius: 10p
 .tile.main .value { font-size: clamp(2.5rem, 6vw, 3.5rem); letter-spacing: -.035em; color: var(--accent); }
 .tile.main .name { font-size: .95rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 18px; }
-.charts.small { grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); margin-top: 18px; }
 .card { background: var(--card); border: 1px solid var(--rule); border-radius: 12px; padding: 16px 18px 12px;
   min-width: 0; }
 .card svg { display: block; width: 100%; height: auto; overflow: visible; }
@@ -73,6 +73,7 @@ pre { background: var(--card); border: 1px solid var(--rule); border-radius: 10p
 table { border-collapse: collapse; font-size: .9rem; width: 100%; }
 th { text-align: left; font-weight: 500; color: var(--soft); font-size: .8rem; padding: 5px 14px 5px 0; }
 td { padding: 5px 14px 5px 0; border-top: 1px solid var(--rule); vertical-align: top; overflow-wrap: anywhere; }
+td.key { white-space: nowrap; color: var(--soft); }
 td.number, th.number { text-align: right; white-space: nowrap; }
 tbody tr:first-child td { border-top: 0; } thead + tbody tr:first-child td { border-top: 1px solid var(--rule); }
 tr.average td { color: var(--soft); } tr.average.first td { border-top: 2px solid var(--rule); }
@@ -82,14 +83,16 @@ tr.average td { color: var(--soft); } tr.average.first td { border-top: 2px soli
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 18px;
   align-items: start; }
 table.confusion { width: auto; border-collapse: separate; border-spacing: 2px; font-size: .82rem; margin: 0 auto; }
-table.confusion td { border: 0; padding: 0; width: 38px; min-width: 30px; height: 34px; text-align: center;
-  vertical-align: middle; border-radius: 4px; white-space: nowrap; background: rgba(var(--right), var(--v)); }
+table.confusion td { border: 0; padding: 0; min-width: var(--cell); height: calc(.55 * var(--cell) + 14px);
+  text-align: center; vertical-align: middle; border-radius: 4px; white-space: nowrap;
+  background: rgba(var(--right), var(--v)); }
 table.confusion td.wrong { background: rgba(var(--wrong), var(--v)); }
 table.confusion td.none { color: var(--faint); background: rgba(128, 128, 128, .06); }
 table.confusion td.deep { color: var(--deep); font-weight: 600; }
 table.confusion th { padding: 2px 8px; text-align: right; max-width: 11em; color: var(--ink); font-weight: 400; }
 table.confusion thead th { text-align: center; vertical-align: bottom; padding: 2px; }
-table.confusion thead th span { display: inline-block; max-width: 5em; overflow: hidden; text-overflow: ellipsis; }
+table.confusion thead th span { display: inline-block; max-width: var(--cell); overflow: hidden;
+  text-overflow: ellipsis; }
 table.confusion.long thead th span { writing-mode: vertical-rl; transform: rotate(180deg); max-width: none;
   max-height: 9em; }
 .mistakes { display: grid; grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); gap: 16px 14px; }

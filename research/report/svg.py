@@ -55,7 +55,7 @@ def _line(measure: str, line: Line, shade: int, x: _Axis, y: _Axis) -> str:
   parts = [f'<path class="curve line-{shade}{" raw" if line.smooth else ""}" d="{raw}"/>']
   if line.smooth:
     parts.append(f'<path class="curve line-{shade}" d="{_path(line.steps, line.smooth, x, y)}"/>')
-  if len(line.steps) <= 60:
+  if len(line.steps) <= (12 if line.name == "train" else 60):
     for step, value in zip(line.steps, line.values, strict=True):
       if math.isfinite(value):
         title = html.escape(f"{line.name} {measure}, step {step:,}: {say(measure, value)}")

@@ -17,6 +17,7 @@ from research.report.measures import say, say_bytes, say_seconds
 
 _REDRAWS_PER_SECOND = 4
 _PLAIN_SECONDS = 5.0  # between two plain lines about training; evaluations are always told
+_LEAST_WANTED = ("memory", "speed", "loss", "metric", "left")  # in a narrow window, the first goes first
 _RATE_SECONDS = 20.0  # the window that the speed is measured over
 
 
@@ -57,6 +58,7 @@ class Terminal:
   def __init__(self, total_steps: int, start_step: int, batch_size: int, headline: str):
     self.total, self.step, self.batch_size, self.headline = total_steps, start_step, batch_size, headline
     self.loss: float | None = None
+    self.examples_per_second: float | None = None
     self.metric: tuple[str, float] | None = None
     self.started = False
     self.pace = Pace()
@@ -81,7 +83,8 @@ class Terminal:
 
   def train(self, step: int, scalars: Mapping[str, float]) -> None:
     self.progress(step)
-    self.loss = next((value for name, value in scalars.items() if name.endswith("loss")), self.loss)
+    self.loss = _ending("loss", scalars, self.loss)
+    self.examples_per_second = _ending("examples_per_second", scalars, self.examples_per_second)
 
   def evaluation(self, step: int, scalars: Mapping[str, float]) -> None:
     self.metric = self._pick(scalars) or self.metric
@@ -94,12 +97,20 @@ class Terminal:
     return (names[0], scalars[names[0]]) if names else None
 
   def _speed(self) -> list[str]:
-    """["12,345 examples/s", "0:42 left"], as far as known."""
+    """["12,300 examples/s", "42 s left"], as far as known.
+
+    What is left goes by the steps that pass, pauses for evaluation included; the speed is the one that was measured.
+    """
     rate = self.pace.steps_per_second()
     if rate is None:
       return []
+    speed = rate * self.batch_size if self.examples_per_second is None else self.examples_per_second
     left = max(0, self.total - self.step) / rate
-    return [f"{float(f'{rate * self.batch_size:.3g}'):,g} examples/s", f"{say_seconds(math.ceil(left))} left"]
+    return [f"{float(f'{speed:.3g}'):,g} examples/s", f"{say_seconds(math.ceil(left))} left"]
+
+
+def _ending(end: str, scalars: Mapping[str, float], otherwise: float | None) -> float | None:
+  return next((value for name, value in scalars.items() if name.endswith(end)), otherwise)
 
 
 class Plain(Terminal):
@@ -133,7 +144,8 @@ class Plain(Terminal):
     self._tell(step, scalars)
 
   def _tell(self, step: int, scalars: Mapping[str, float]) -> None:
-    told = [f"{name} {say(name, value)}" for name, value in scalars.items() if not name.endswith("_per_second")]
+    names = sorted(scalars, key=lambda name: not name.endswith("loss"))
+    told = [f"{name} {say(name, scalars[name])}" for name in names if not name.endswith("_per_second")]
     self._print(" · ".join([f"step {step:,}/{self.total:,}", *told, *self._speed()]))
 
   def _print(self, text: str) -> None:
@@ -157,6 +169,7 @@ class Live(Terminal):
     from rich.live import Live as RichLive
 
     self._opened = time.monotonic()
+    self._room, self._dropped = 0, set()
     self._memory = (0.0, "")  # when it was last measured, and what it was
     self._console = Console(highlight=False)  # honours NO_COLOR, TERM and the window's width
     self._live = RichLive(
@@ -202,7 +215,7 @@ class Live(Terminal):
     self._console.print(table, "")
 
   def _draw(self):
-    """The live line. What does not fit the window's width is left out from the right."""
+    """The live line."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
@@ -213,18 +226,31 @@ class Live(Terminal):
     self.pace.mark(now, self.step)
     if now - self._memory[0] > 1:
       self._memory = (now, peak_memory())
-    facts = [f"{self.step:,}/{self.total:,}"]
-    facts += [f"loss {say('loss', self.loss)}"] if self.loss is not None else []
-    facts += [f"{self.metric[0]} {say(*self.metric)}"] if self.metric else []
-    facts += [*self._speed(), self._memory[1]]
-    room = self._console.width - 14  # a bar of at least 12
-    while len(facts) > 1 and len(" · ".join(facts)) > room:
-      facts.pop()
+    text = self._fitting(self._console.width - 14)  # a bar of at least 12
     line = Table.grid(expand=True, padding=(0, 1))
     line.add_column(ratio=1)
     line.add_column(no_wrap=True)
-    line.add_row(ProgressBar(total=max(1, self.total), completed=self.step), Text(" · ".join(facts)))
+    line.add_row(ProgressBar(total=max(1, self.total), completed=self.step), Text(text))
     return line
+
+  def _fitting(self, room: int) -> str:
+    """The facts that fit; one that did not fit once stays away at that width, so that the line does not flicker."""
+    speed = dict(zip(("speed", "left"), self._speed(), strict=False))
+    facts = {
+      "step": f"{self.step:,}/{self.total:,}",
+      "loss": f"loss {say('loss', self.loss)}" if self.loss is not None else "",
+      "metric": f"{self.metric[0]} {say(*self.metric)}" if self.metric else "",
+      **speed,
+      "memory": self._memory[1],
+    }
+    if room != self._room:
+      self._room, self._dropped = room, set()
+    for candidate in (None, *_LEAST_WANTED):
+      self._dropped |= {candidate}
+      text = " · ".join(fact for name, fact in facts.items() if fact and name not in self._dropped)
+      if len(text) <= room:
+        break
+    return text
 
 
 def open_terminal(*args, quiet: bool = False) -> Terminal:

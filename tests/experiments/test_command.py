@@ -60,9 +60,10 @@ def test_a_changed_flag_gets_a_run_of_its_own():
 
 @pytest.mark.parametrize("name", ["../../etc", "a b", "a/b"])
 def test_a_default_workdir_never_leaves_runs(name):
-  request = command.read(MLP, ["--config=iris", f"--data.source=csv:{name}"])
-  assert request.workdir.parent == Path("runs")
-  assert "/" not in request.workdir.name
+  for arguments in (["--config=iris", f"--data.source=csv:{name}"], [f"--data.source=csv:{name}"]):
+    request = command.read(MLP, arguments)
+    assert request.workdir.parent == Path("runs")
+    assert "/" not in request.workdir.name
 
 
 @pytest.mark.parametrize(
@@ -99,9 +100,10 @@ def test_one_line_and_exit_code_2(capsys, in_directory, definition, arguments, c
 def test_a_run_directory_of_other_flags_is_refused_and_left_alone(capsys, in_directory):
   assert command.main(MLP, ["--config=iris", "--run.steps=2", "--workdir=w"]) == 0
   before = {path: path.read_bytes() for path in Path("w").rglob("*") if path.is_file()}
-  line = refused(capsys, MLP, ["--config=iris", "--run.steps=2", "--workdir=w", "--seed=1", "--optim.learning_rate=0.5"])
+  other = ["--config=iris", "--run.steps=2", "--workdir=w", "--seed=1", "--optim.learning_rate=0.5"]
+  line = refused(capsys, MLP, other)
   assert "--seed=0 there, 1 here" in line
-  assert "--optim.learning_rate=0.001 there, 0.5 here" in line
+  assert "--optim.learning_rate=0.02 there, 0.5 here" in line
   assert "experiments.mlp, not experiments.linear" in refused(capsys, LINEAR, ["--config=line", "--workdir=w"])
   assert before == {path: path.read_bytes() for path in Path("w").rglob("*") if path.is_file()}
 
@@ -138,7 +140,7 @@ def test_eval_repeats_the_runs_result(capsys, in_directory):
 
 
 def test_preflight_counts_parameters_and_writes_nothing(capsys, in_directory):
-  assert command.main(MLP, ["preflight", "--config=iris", "--model.widths=16"]) == 0
+  assert command.main(MLP, ["preflight", "--config=iris", "--model.widths=16", "--data.batch_size=24"]) == 0
   text = capsys.readouterr().out
   assert f"parameters ({4 * 16 + 16 + 16 * 3 + 3:,}" in text
   flops = 3 * 2 * 24 * (4 * 16 + 16 * 3)

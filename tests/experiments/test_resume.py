@@ -47,7 +47,8 @@ def final_state(workdir):
   """{path: array} of the newest checkpoint, read by Orbax alone."""
   import jax
 
-  newest = max((path for path in Path(workdir, "checkpoints").iterdir() if path.name.isdigit()), key=lambda p: int(p.name))
+  steps = [int(path.name) for path in Path(workdir, "checkpoints").iterdir() if path.name.isdigit()]
+  newest = Path(workdir, "checkpoints", str(max(steps)))
   tree = ocp.load(newest, checkpointable_name="state")
   return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
@@ -65,7 +66,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore:Sharding info not provided:UserWarning")  # a bare load has no sharding to give
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75), (signal.SIGINT, 75)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75), (signal.SIGINT, 75)])
 def test_the_resumed_run_is_the_uninterrupted_one(whole, tmp_path, number, code):
   workdir = tmp_path / "run"
   process = start(workdir)

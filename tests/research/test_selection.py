@@ -23,7 +23,7 @@ def test_best_is_the_earliest_of_the_best(metric, scores, best):
 
 @pytest.mark.parametrize(
   ("values", "patience", "expected"),
-  [([1, 2, 3], 2, True), ([3, 2, 1], 2, False), ([1, 2], 2, False), ([1, 2, 2, 0.5, 1], 3, False), ([1, 9, 9, 9], 0, False)],
+  [([1, 2, 3], 2, True), ([3, 2, 1], 2, False), ([1, 2], 2, False), ([1, 2, 0.5, 1], 3, False), ([1, 9, 9], 0, False)],
 )
 def test_patience_counts_evaluations_since_the_best(values, patience, expected):
   assert selection.exhausted("validation/loss", list(enumerate(values)), patience) is expected

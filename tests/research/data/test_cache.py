@@ -83,7 +83,10 @@ def test_damage_is_noticed_and_mended(tmp_path, name, damage):
     path.write_bytes({"truncate": content[:-1], "flip": content, "empty": b""}[damage])
   lines = []
   np.testing.assert_array_equal(_decoded(tmp_path, progress=lines.append)["image"], IMAGES)
-  assert lines == ["the cached copy of things is damaged and is made again", "decoding things: 1,500 examples, once"]
+  assert lines == [
+    "the cached copy of things is damaged or outdated and is made again",
+    "decoding things: 1,500 examples, once",
+  ]
   _decoded(tmp_path, _forbidden)
 
 

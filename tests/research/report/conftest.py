@@ -5,16 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from research.report import Report
+from research.report import Report, pictures
 
 HOSTILE = "<script>alert('$x')</script>"
 
 
 @pytest.fixture
-def make_run(tmp_path):
-  """Makes tmp_path/name: four steps, validation at steps 2 and 4, three classes of which one has a hostile name."""
+def make_run(tmp_path, monkeypatch):
+  """Makes tmp_path/name: four steps, validation at steps 2 and 4. `draw` makes the PNG files too (a second)."""
 
-  def make(name="one", learning_rate="0.1", **finish):
+  def make(name="one", learning_rate="0.1", draw=False, **finish):
     path = tmp_path / name
     path.mkdir()
     (path / "run.flags").write_text(
@@ -29,7 +29,10 @@ def make_run(tmp_path):
         if step % 2 == 0:
           report.evaluation(step, {"validation/accuracy": 0.75 if step == 2 else 0.5, "validation/loss": 2 / step})
       report.sample(4, np.full((3, 4, 4, 1), 200, np.uint8))
-      report.finish({"step": 4, "metrics": {"test/loss": 0.5, "test/accuracy": 0.625}, "best": {}}, **finish)
+      with monkeypatch.context() as patch:
+        if not draw:
+          patch.setattr(pictures, "write_all", lambda run, folder: [])
+        report.finish({"step": 4, "metrics": {"test/loss": 0.5, "test/accuracy": 0.625}, "best": {}}, **finish)
     return path
 
   return make

@@ -37,7 +37,7 @@ def test_results_tell_the_last_and_the_best_value_and_who_leads(make_run):
 
 
 def test_the_command_prints_everything_and_draws_the_curves(make_run, tmp_path, capsys):
-  paths = [make_run(f"a-rather-long-name-of-a-run-{index}", f"0.{index}") for index in range(1, 9)]
+  paths = [make_run(f"a-rather-long-name-of-a-run-{index}", f"0.{index}") for index in range(1, 8)]
   out = tmp_path / "new" / "both.png"
   for some in (paths[:2], paths):
     assert main([*map(str, some), f"--out={out}"]) == 0

@@ -40,6 +40,8 @@ def test_after_a_resume_no_step_is_missing_or_there_twice(tmp_path):
       report.train(step, {"train/loss": step})
     report.sample(2, np.zeros((1, 2, 2, 1), np.uint8))
     report.sample(6, np.zeros((1, 2, 2, 1), np.uint8))
+  (old,) = (tmp_path / "tensorboard").iterdir()
+  old.rename(old.with_name("events.out.tfevents.0000000001.elsewhere.1"))  # another start has another name
   with open_report(tmp_path, start_step=4) as report:
     for step in range(5, 11):
       report.train(step, {"train/loss": 10 * step})

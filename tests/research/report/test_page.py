@@ -107,11 +107,12 @@ def test_without_matplotlib_and_pillow_there_is_still_a_page(make_run, classifie
   assert "matplotlib" in notes[0]
 
 
-def test_a_run_that_is_not_finished_has_a_page(make_run):
+def test_a_run_that_is_not_finished_has_a_page(make_run, monkeypatch):
   path = make_run()
   (path / "result.json").unlink()
   with open(path / "metrics.jsonl", "ab") as file:
     file.write(b'{"step": 5, "time": 1.0, "train/loss": "NaN"}\n{"step": 6')
+  monkeypatch.setitem(sys.modules, "matplotlib", None)  # its pictures are tested elsewhere, and slow
   rebuild(path)
   text = " ".join(parse(path).texts)
   assert "unfinished at step 5" in text
@@ -120,7 +121,7 @@ def test_a_run_that_is_not_finished_has_a_page(make_run):
 
 def test_a_class_that_matplotlib_cannot_say_is_no_matter(make_run):
   rows = {"label": np.arange(2), "prediction": np.arange(2), "loss": np.zeros(2)}
-  path = make_run(rows=rows, class_names=("$\\frac{1}{$", "漢字"))
+  path = make_run(draw=True, rows=rows, class_names=("$\\frac{1}{$", "漢字"))
   assert (path / "pictures" / "confusion.png").exists()
 
 

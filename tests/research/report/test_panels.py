@@ -11,13 +11,13 @@ from research.report import panels
 
 
 def test_splits_of_a_measure_share_a_panel_and_the_loss_comes_first():
-  curves = {"train/learning_rate": ([1], [0.1]), "train/accuracy": ([1], [0.5]), "train/loss": ([1, 2], [100.0, 1.0]),
-            "test/accuracy": ([1], [0.5]), "validation/accuracy": ([1], [0.5])}  # fmt: skip
+  names = ("train/learning_rate", "train/clipped", "train/accuracy", "test/accuracy", "validation/accuracy")
+  curves = {**{name: ([1], [0.5]) for name in names}, "train/loss": ([1, 2], [100.0, 1.0])}
   found = panels.panels(curves)
-  assert [panel.name for panel in found] == ["loss", "accuracy", "learning_rate"]
+  assert [panel.name for panel in found] == ["loss", "accuracy", "clipped", "learning_rate"]
   assert [line.name for line in found[1].lines] == ["train", "validation", "test"]
-  assert [panel.main for panel in found] == [True, True, False]
-  assert [panel.logarithmic for panel in found] == [True, False, False]
+  assert [panel.main for panel in found] == [True, True, False, False]
+  assert [panel.logarithmic for panel in found] == [True, False, False, False]
 
 
 def test_the_best_is_the_lowest_loss_and_the_highest_accuracy():

@@ -8,7 +8,7 @@ from research.report import pictures, tables
 
 
 def test_a_classifier_leaves_curves_a_matrix_and_mistakes(make_run, classified):
-  folder = make_run(**classified) / "pictures"
+  folder = make_run(draw=True, **classified) / "pictures"
   assert sorted(path.name for path in folder.iterdir()) == ["confusion.png", "curves.png", "mistakes.png"]
   for path in folder.iterdir():
     with Image.open(path) as picture:

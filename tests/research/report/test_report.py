@@ -33,7 +33,8 @@ def test_the_result_is_strict_json_with_the_headline_first(tmp_path):
   with open_report(tmp_path, headline="validation/accuracy") as report:
     assert report.finish({"step": 10, "metrics": metrics, "best": {}}) == tmp_path / "report.html"
   found = json.loads((tmp_path / "result.json").read_text())
-  assert list(found["metrics"].items()) == [("test/accuracy", "NaN"), ("validation/accuracy", 0.75), ("validation/loss", 0.5)]
+  wanted = {"test/accuracy": "NaN", "validation/accuracy": 0.75, "validation/loss": 0.5}
+  assert list(found["metrics"].items()) == list(wanted.items())
   assert found["step"] == 10
   assert 0 <= found["wall_seconds"] < 60
 
@@ -86,11 +87,12 @@ def test_a_finished_run_that_is_opened_again_stays_finished(tmp_path):
 
 
 def test_a_run_that_starts_over_keeps_nothing(tmp_path):
-  for _ in range(2):
+  for attempt in range(2):
     with open_report(tmp_path) as report:
-      report.evaluation(0, {"validation/loss": 1.0})
-      report.train(1, {"train/loss": 1.0})
+      report.evaluation(0, {"validation/loss": attempt})
+      report.train(1, {"train/loss": attempt})
   assert steps(tmp_path) == [0, 1]
+  assert record.curves(record.read(tmp_path / "metrics.jsonl"))["validation/loss"] == ([0], [1.0])
 
 
 def test_a_directory_that_cannot_be_made_is_one_line_for_the_user(tmp_path):

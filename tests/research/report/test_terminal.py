@@ -19,7 +19,7 @@ def test_plain_output_is_whole_lines_without_control_codes(tmp_path, capsys):
   with Report(tmp_path, header={"data": "two\nlines"}, total_steps=1000, batch_size=4) as report:
     for step in range(1, 101):
       report.progress(step)
-      report.train(step, {"train/loss": 0.5, "train/examples_per_second": 1.0})
+      report.train(step, {"train/loss": 0.5, "train/examples_per_second": 1234.5})
     report.evaluation(100, {"validation/accuracy": 0.123456})
     report.note("a note")
   out = capsys.readouterr().out
@@ -29,7 +29,7 @@ def test_plain_output_is_whole_lines_without_control_codes(tmp_path, capsys):
   assert lines[0] == "data  two lines"
   # A hundred steps within five seconds are one line; an evaluation always is one.
   assert [line.startswith("step ") for line in lines] == [False, True, True, False]
-  assert re.match(r"step 100/1,000 · validation/accuracy 12\.35% · [\d,]+ examples/s · \d+ s left$", lines[2])
+  assert re.match(r"step 100/1,000 · validation/accuracy 12\.35% · 1,230 examples/s · \d+ s left$", lines[2])
 
 
 def test_quiet_is_silent(tmp_path, capsys):
@@ -113,3 +113,18 @@ def test_a_terminal_shows_a_live_line_and_is_restored_after_a_crash(tmp_path):
   assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l")
   # NO_COLOR allows bold and dim but no colour.
   assert not re.search(r"\x1b\[[\d;]*(3[0-7]|38|9[0-7])[\d;]*m", out)
+
+
+def test_a_narrow_window_drops_the_least_wanted_facts_and_does_not_flicker(monkeypatch):
+  monkeypatch.setattr(terminal, "peak_memory", lambda: "")
+  line = terminal.Live(1000, 0, 1, "test/accuracy")
+  line.evaluation(1, {"test/accuracy": 0.5})
+  line.train(1, {"train/loss": 0.25})
+  line._memory = (0.0, "457 MiB")
+  whole = "1/1,000 · loss 0.2500 · test/accuracy 50.00% · 457 MiB"
+  assert line._fitting(len(whole)) == whole
+  assert line._fitting(len(whole) - 1) == whole.removesuffix(" · 457 MiB")
+  line._memory = (0.0, "1 B")  # it would fit now, and not in the next moment
+  assert line._fitting(len(whole) - 1) == whole.removesuffix(" · 457 MiB")
+  assert line._fitting(10) == "1/1,000"
+  assert line._fitting(200).endswith(" · 1 B")
