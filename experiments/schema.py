@@ -82,7 +82,8 @@ class Optim:
   )
   learning_rate: float = flag(1e-3, "greatest learning rate", low=0.0)
   schedule: str = flag("cosine", "shape over time", choices=("constant", "cosine", "linear", "one_cycle"))
-  warmup_steps: int = flag(0, "updates of linear warm-up from 0", low=0)
+  warmup_steps: int = flag(0, "updates of linear warm-up", low=0)
+  warmup_fraction: float = flag(0.0, "linear warm-up as a share of the run, instead of a number", low=0.0, high=0.9)
   final_learning_rate_fraction: float = flag(0.0, "last learning rate over the greatest", low=0.0, high=1.0)
   momentum: float = flag(0.9, "decay of momentum, Nesterov and Muon", low=0.0, high=1.0)
   beta1: float = flag(0.9, "decay of Adam's first moment", low=0.0, high=1.0)
@@ -131,6 +132,8 @@ class Experiment:
         f"flags: --run.best_metric={run.best_metric} would choose a checkpoint by data that judge it;"
         " choose validation/…, with --data.validation_fraction=0.1"
       )
+    if optim.warmup_steps and optim.warmup_fraction:
+      raise UserError("flags: --optim.warmup_steps and --optim.warmup_fraction are both given; give one of them")
     if run.steps_per_call > 1 and data.feed == "grain":
       raise UserError("flags: --run.steps_per_call above 1 needs the data on the device: --data.feed=device")
     if optim.name in ("sgd", "momentum", "nesterov") and optim.learning_rate == 0:

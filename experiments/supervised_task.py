@@ -1,5 +1,7 @@
 """A model, the optimizer's flags and the data's schema as a supervised task."""
 
+import dataclasses
+
 import flax.linen as nn
 
 from experiments.schema import Experiment
@@ -17,10 +19,14 @@ def outputs(splits: Splits) -> int:
 
 def make_task(config: Experiment, splits: Splits, total_steps: int, model: nn.Module, *, sigmoid: bool = False) -> Task:
   """Softmax cross-entropy for labels (sigmoid's where asked), mean squared error for targets."""
+  config_optim = config.optim
+  if config_optim.warmup_fraction:
+    warmup_steps = int(config_optim.warmup_fraction * total_steps)
+    config_optim = dataclasses.replace(config_optim, warmup_steps=warmup_steps)
   regression = splits.train.schema.output == "target"
   return supervised(
     model,
-    optim.make_optimizer(config.optim, total_steps),
+    optim.make_optimizer(config_optim, total_steps),
     loss="mean_squared_error" if regression else "sigmoid" if sigmoid else "softmax",
     micro_batches=config.optim.micro_batches,
     ema_decay=config.optim.ema_decay,

@@ -25,14 +25,14 @@ def classification_sums(logits: jax.Array, labels_B: jax.Array, losses_B: jax.Ar
     losses_B: (B,) float32.
     mask_B: (B,) float32.
 
-  Returns: scalars "count", "correct" and, with more than 5 classes, "correct_top5" (int32), and "loss" (float32).
+  Returns: scalars "count", "correct" and, with 20 classes and more, "correct_top5" (int32), and "loss" (float32).
     An example with a NaN logit is never correct.
   """
   logits_BC = two_class_logits(logits)
   rank_B = label_rank(logits_BC, labels_B)
   real_B = mask_B > 0
   sums = {"count": _count(real_B), "loss": _masked_sum(losses_B, real_B), "correct": _count(real_B & (rank_B < 1))}
-  if logits_BC.shape[1] > 5:
+  if logits_BC.shape[1] >= 20:
     sums["correct_top5"] = _count(real_B & (rank_B < 5))
   return sums
 

@@ -168,8 +168,8 @@ def accumulate_gradients(
   micro = jax.tree.map(split, batch)
   first = jax.tree.map(lambda x: x[0], micro)
   gradient_shapes, _, sum_shapes = jax.eval_shape(gradient_function, params, first, extra, key)
-  zeros = lambda shapes: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)  # noqa: E731
-  start = (zeros(gradient_shapes), jnp.zeros((), batch["mask"].dtype), extra, zeros(sum_shapes))
+  zero_gradients, zero_sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (gradient_shapes, sum_shapes))
+  start = (zero_gradients, jnp.zeros((), batch["mask"].dtype), extra, zero_sums)
   (gradients, weights, extra, sums), _ = jax.lax.scan(add_micro_batch, start, (jnp.arange(micro_batches), micro))
   total = jnp.where(weights > 0, weights, 1)
   return jax.tree.map(lambda g: g / total.astype(g.dtype), gradients), extra, sums

@@ -15,7 +15,7 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", README.read_text(), re.DOTALL)
 LINES = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
 COMMANDS = [line for line in LINES if line and not line.startswith("#")]
 MODULES = [shlex.split(line) for line in COMMANDS if line.startswith("python -m ")]
-SHORT = ("--run.steps=2", "--run.eval_every=2", "--optim.warmup_steps=0", "--data.batch_size=8")
+SHORT = ("--run.steps=2", "--run.eval_every=2", "--data.batch_size=8")
 HELP = ("--help", "--list")
 
 

@@ -84,5 +84,5 @@ def test_a_failed_save_is_told_at_the_next_one(saved):
 
   job, checkpoints = saved
   checkpoints._pending = Failing()
-  with pytest.raises(UserError, match="cannot save .* No space left on device"):
+  with pytest.raises(UserError, match=r"cannot save .* No space left on device"):
     checkpoints.save(6, job.state)

@@ -49,7 +49,7 @@ def test_loops_branches_and_wrappers_are_entered():
   a = jnp.zeros((4, 4))
   product = 2 * 4**3
   assert flops.model_flops(lambda a: lax.scan(lambda c, _: (c @ a, None), a, None, length=7)[0], a) == 7 * product
-  assert flops.model_flops(lambda a: lax.cond(a[0, 0] > 0, lambda a: a @ a @ a, lambda a: a, a), a) == 2 * product
+  assert flops.model_flops(lambda a: lax.cond(a[0, 0] > 0, lambda a: a @ a @ a, lambda a: a @ a, a), a) == 2 * product
   assert flops.model_flops(lambda a: lax.while_loop(lambda c: c[0, 0] > 0, lambda c: c @ a, a), a) == product
   assert flops.model_flops(jax.checkpoint(jax.jit(lambda a: a @ a)), a) == product
   assert flops.model_flops(jax.vmap(lambda a: a @ a), jnp.zeros((3, 4, 4))) == 3 * product

@@ -17,7 +17,7 @@ PLAN = loop.Plan(total_steps=24, eval_every=8, checkpoint_every=6, log_every=4)
 
 def fit(job, directory, plan=PLAN, *, state=None, told=None, scores=None, **more):
   """Runs the loop; returns (state, what was told)."""
-  told = told or Told()
+  told, plan = told or Told(), dataclasses.replace(plan, steps_per_call=job.steps_per_call)
   checkpoints = Checkpoints(directory, keep=10, metric=plan.best_metric)
   try:
     state = loop.fit(

@@ -11,7 +11,7 @@ import sklearn.metrics
 from research import metrics
 from research.errors import UserError
 
-CLASSES = 8
+CLASSES = 24
 # Jitted: one compilation where eager calls would make one for each operation.
 add = jax.jit(metrics.add)
 classification_sums = jax.jit(metrics.classification_sums)
@@ -60,14 +60,14 @@ def test_counts_do_not_stop_at_two_to_the_24():
 
 
 def test_nan_logits_are_never_correct():
-  logits_BC = jnp.asarray([[np.nan] * 6, [9, np.nan, 0, 0, 0, 0], [9.0, 0, 0, 0, 0, 0]], jnp.float32)
+  logits_BC = jnp.asarray([[np.nan] * 20, [9, np.nan] + [0] * 18, [9.0] + [0] * 19], jnp.float32)
   sums = classification_sums(logits_BC, jnp.zeros(3, jnp.int32), jnp.zeros(3), jnp.ones(3))
   assert int(sums["correct"]) == int(sums["correct_top5"]) == 1
 
 
 def test_a_tie_is_decided_as_argmax_does():
-  logits_BC = jnp.zeros((6, 6))
-  sums = classification_sums(logits_BC, jnp.arange(6), jnp.zeros(6), jnp.ones(6))
+  logits_BC = jnp.zeros((20, 20))
+  sums = classification_sums(logits_BC, jnp.arange(20), jnp.zeros(20), jnp.ones(20))
   assert int(sums["correct"]) == 1  # class 0 alone, or a constant model would be right about everything
   assert int(sums["correct_top5"]) == 5
 

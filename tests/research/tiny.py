@@ -43,6 +43,7 @@ class Job:
   """Task, feeds, calls and state of a small network with dropout, batch norm and an average of its parameters."""
 
   def __init__(self, *, seed=0, steps_per_call=1, batch_size=16, mesh="data:2", feed="device", **task):
+    self.steps_per_call = steps_per_call
     self.mesh, self.seed, self.source = make_mesh(mesh), seed, source()
     model = MLP(outputs=2, widths=(8,), dropout=0.3, norm="batch")
     self.task = supervised(model, optim.make_optimizer(Optim(), 100), loss="softmax", ema_decay=0.9, **task)

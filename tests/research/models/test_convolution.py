@@ -70,8 +70,27 @@ def test_bf16_sums_its_weight_gradient_in_f32():
 
 def test_the_cpu_program_has_no_convolution_in_its_weight_gradient():
   x_BHWC, kernel_HWIO = arrays((8, 8), (2, 3), (3, 3))
-  gradient = jax.jit(jax.grad(lambda w: convolve(x_BHWC, w, (1, 1), "SAME").sum()))
-  assert "convolution(" not in gradient.lower(kernel_HWIO).compile().as_text()
+  gradient_BHWO = jnp.ones((6, 8, 8, 3))
+
+  def program(convolution):
+    gradient = jax.jit(lambda x, w, g: jax.vjp(lambda w: convolution(x, w), w)[1](g))
+    return gradient.lower(x_BHWC, kernel_HWIO, gradient_BHWO).compile().as_text()
+
+  assert " convolution(" not in program(lambda x, w: convolve(x, w, (1, 1), "SAME"))
+  xlas = program(lambda x, w: lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=DIMENSIONS))
+  assert " convolution(" in xlas  # so that it is what to look for
+
+
+def test_a_sharded_batch_stays_where_it_is():
+  mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+  x_BHWC, kernel_HWIO = arrays((8, 8), (2, 3), (3, 3), batch=32)
+  x_BHWC = jax.device_put(x_BHWC, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch")))
+  kernel_HWIO = jax.device_put(kernel_HWIO, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+  gradient = jax.jit(jax.grad(lambda w, x: jnp.sin(convolve(x, w, (1, 1), "SAME")).sum()))
+  program = gradient.lower(kernel_HWIO, x_BHWC).compile().as_text()
+  assert "all-reduce" in program
+  for move in ("all-gather", "all-to-all", "collective-permute"):
+    assert move not in program
 
 
 def test_other_platforms_keep_xlas_gradient():

@@ -1,5 +1,7 @@
 """What every model promises: float32 parameters and outputs, named axes, whole gradients, dropout in training only."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -40,6 +42,7 @@ MODELS = {
   "fast_cnn": lambda **k: FastCNN(3, (4, 4, 6), residual_convs=(1, 0), space_to_depth=True, **k),
   "residual blocks": lambda **k: ResidualBlocks(**k),
 }
+TRAINING = {"rngs": {"dropout": jax.random.key(0)}, "mutable": ["batch_stats"]}
 RANDOM = {"cnn with everything", "mlp with everything"}  # those with dropout
 
 
@@ -85,8 +88,11 @@ def test_bf16_computes_near_f32_and_returns_f32(name, images):
   rounded = jax.jit(lambda v: half.apply(v, images, train=False))(variables)
   assert full.shape == rounded.shape == (4, 3)
   assert full.dtype == rounded.dtype == jnp.float32
-  assert not np.array_equal(full, rounded)  # it did compute in bf16, whose 8 bits are good to 2^-8 an operation
+  # bf16's 8 bits are good to 2^-8 an operation, of which a few follow each other.
   assert float(jnp.abs(full - rounded).max()) < 0.1 * float(jnp.abs(full).max())
+  program = str(jax.make_jaxpr(lambda v: half.apply(v, images, train=True, **TRAINING))(variables))
+  products = re.findall(r":(\w+)\[\S+\] = (?:dot_general|conv_general_dilated)\[", program)
+  assert set(products) == {"bf16"}
 
 
 @pytest.mark.parametrize("name", MODELS)

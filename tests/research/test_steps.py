@@ -1,0 +1,53 @@
+"""Compiled calls: evaluation counts every example once whatever the batch, and rows come back in the split's order."""
+
+import jax
+import numpy as np
+import pytest
+from tiny import Job
+
+from research import steps
+from research.data import feeds
+
+
+def evaluated(batch_size, kind="device", mesh="data:2"):
+  job = Job(mesh=mesh)
+  plan = feeds.InOrder(batch_size, job.source.size)
+  (feed,) = feeds.make_feeds(job.source, job.mesh, [plan], kind=kind, budget_bytes=0)
+  return job, feed, steps.evaluation_call(job.task, feed, job.prepare, job.mesh)(job.state)
+
+
+@pytest.mark.parametrize(("batch_size", "kind"), [(80, "device"), (24, "device"), (24, "grain"), (2, "grain")])
+def test_the_batch_size_does_not_change_an_evaluation(batch_size, kind):
+  _, _, whole = evaluated(80)
+  _, _, sums = evaluated(batch_size, kind)
+  assert int(sums["count"]) == 80
+  assert int(sums["correct"]) == int(whole["correct"])
+  assert float(sums["loss"]) == pytest.approx(float(whole["loss"]), rel=1e-6)
+
+
+def test_an_evaluation_can_be_repeated():
+  job, _, first = evaluated(24)
+  assert job.evaluation(job.state)["loss"] == job.evaluation(job.state)["loss"] == first["loss"]
+
+
+def test_rows_come_in_the_splits_order_without_padding():
+  job, feed, sums = evaluated(24)
+  rows = steps.examples(job.task, feed, job.prepare, job.state)
+  np.testing.assert_array_equal(rows["index"], np.arange(80))
+  np.testing.assert_array_equal(rows["label"], job.source.column("label"))
+  assert (rows["label"] == rows["prediction"]).sum() == sums["correct"]
+  assert rows["loss"].sum() == pytest.approx(float(sums["loss"]), rel=1e-6)
+  assert ((rows["probability"] >= 0.5) & (rows["probability"] <= 1)).all()
+
+
+def test_the_abstract_state_is_the_states_shape():
+  job = Job()
+  describe = lambda tree: jax.tree.map(lambda x: (x.shape, str(x.dtype), x.sharding), tree)  # noqa: E731
+  assert describe(job.abstract) == describe(job.state)
+
+
+def test_seeds_differ_and_repeat():
+  a, b, c = (jax.device_get(Job(seed=seed).state.params) for seed in (0, 0, 1))
+  same = jax.tree.map(np.array_equal, a, b)
+  assert all(jax.tree.leaves(same))
+  assert not np.array_equal(a["hidden_0"]["kernel"], c["hidden_0"]["kernel"])
