@@ -1,12 +1,13 @@
 """What the words do: train, eval and preflight, from a parsed request to an exit code."""
 
 import dataclasses
+import functools
 import logging
 import math
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -22,7 +23,7 @@ from research.models.table import parameter_count
 from research.parallel.mesh import make_mesh
 from research.report import Report, record
 from research.signals import StopRequest
-from research.task import State, Task
+from research.task import State, Sums, Task
 
 DONE, STOPPED, BAD_NUMBERS = 0, 75, 76  # DESIGN: Exit codes
 MOST_EVALUATIONS = 20  # in a run that does not say how often
@@ -68,16 +69,22 @@ class Job:
       self.task, self.data.train, self.data.augment, self.config.seed, self.mesh, self.plan.steps_per_call
     )
 
-  def evaluations(self) -> dict[str, Callable[[State], dict[str, float]]]:
-    """Split name → (state → {"split/metric": value}); compiled once, at the first use."""
-
-    def scores(name: str, call: Callable) -> Callable[[State], dict[str, float]]:
-      return lambda state: {f"{name}/{key}": value for key, value in self.task.summarize(call(state)).items()}
-
+  @functools.cached_property
+  def _evaluations(self) -> dict[str, Callable[[State], Sums]]:
     return {
-      name: scores(name, steps.evaluation_call(self.task, feed, self.data.prepare, self.mesh))
+      name: steps.evaluation_call(self.task, feed, self.data.prepare, self.mesh)
       for name, feed in self.data.evaluation.items()
     }
+
+  def scores(self, state: State, splits: Sequence[str]) -> dict[str, float]:
+    """{"split/metric": value} of each split, and the task's own judgement where it has one."""
+    found = {}
+    for split in splits:
+      summary = self.task.summarize(self._evaluations[split](state))
+      found |= {f"{split}/{name}": value for name, value in summary.items()}
+    if self.task.judge is not None:
+      found |= self.task.judge(state, steps.step_key(self.config.seed, state.step))
+    return found
 
 
 def make_job(definition: Definition, config: Experiment, say: Callable[[str], None]) -> Job:
@@ -151,19 +158,11 @@ def _train(request: Request, job: Job, checkpoints: Checkpoints, stop: StopReque
     before = run_directory.seconds_before(workdir, earlier)
     if start:
       report.note(f"going on from step {start}")
-    evaluations = job.evaluations()
-    watched = [name for name in ("validation", "test") if name in evaluations][:1]
-
-    def look(state: State) -> dict[str, float]:
-      found = {key: value for name in watched for key, value in evaluations[name](state).items()}
-      if job.task.judge is not None:
-        found |= job.task.judge(state, steps.step_key(config.seed, state.step))
-      return found
-
+    watched = list(job.data.evaluation)[:1]  # validation where there is one, else the test
     scores = selection.from_records(plan.best_metric, earlier) if plan.best_metric else []
     try:
       state = loop.fit(
-        plan, state, job.training_call(), job.data.train, look,
+        plan, state, job.training_call(), job.data.train, lambda state: job.scores(state, watched),
         checkpoints=checkpoints, report=report, scores=scores, stop=stop,
         sample=None if job.task.sample is None else lambda state: job.task.sample(state, jax.random.key(config.seed)),
       )  # fmt: skip
@@ -178,9 +177,7 @@ def _train(request: Request, job: Job, checkpoints: Checkpoints, stop: StopReque
     if best is not None and best[0] != step:
       report.note(f"{plan.best_metric} was best at step {best[0]}: {best[1]:.6g}")
       state = checkpoints.restore(best[0], abstract)
-    final = {key: value for scores_of in evaluations.values() for key, value in scores_of(state).items()}
-    if job.task.judge is not None:
-      final |= job.task.judge(state, steps.step_key(config.seed, state.step))
+    final = job.scores(state, list(job.data.evaluation))
     rows, images = _rows(job, state)
     result = {
       "step": step,
@@ -196,10 +193,7 @@ def evaluate(definition: Definition, request: Request) -> int:
   """Evaluates a run's best checkpoint, or its newest; writes nothing."""
   job, state, step = load(definition, request)
   print(f"{request.workdir}, step {step}")
-  found = {key: value for scores in job.evaluations().values() for key, value in scores(state).items()}
-  if job.task.judge is not None:
-    found |= job.task.judge(state, steps.step_key(request.config.seed, state.step))
-  for name, value in found.items():
+  for name, value in job.scores(state, list(job.data.evaluation)).items():
     print(f"  {name:<28} {value:.6g}")
   return DONE
 

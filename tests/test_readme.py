@@ -71,7 +71,8 @@ def place(tmp_path_factory):
 def run(folder: Path, words: list[str]) -> None:
   if words[2].startswith("experiments.") and not set(HELP) & set(words) and "=runs/" not in " ".join(words):
     workdir = [f"--workdir={each}" for each in [default_workdir(words)] if each]
-    words = [*words, *SHORT, f"--data.dir={folder / 'tfds'}", *workdir]
+    short = SHORT if "experiments.linear" not in words else SHORT[:2]  # five points are a batch
+    words = [*words, *short, f"--data.dir={folder / 'tfds'}", *workdir]
   if words[2].startswith("benchmarks."):
     words = [*words[:3], "--help"]  # hours; their own commands are those above
   environment = {**os.environ, "XLA_FLAGS": "", "HOME": str(folder)}
