@@ -1,5 +1,6 @@
 """The command line that every experiment shares: --config, --help, --list, and the words train, eval and preflight."""
 
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -14,6 +15,9 @@ from experiments.schema import Experiment
 from research.errors import UserError
 
 WORDS = ("train", "eval", "preflight")
+HELP = ("-h", "--help", "-help")
+STOPPED = 75
+FILES = ("csv", "npz", "idx", "folder")  # sources that are a path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,22 +52,27 @@ class Request:
 def main(definition: Definition, arguments: Sequence[str] | None = None) -> int:
   """Runs a command and returns its exit code (DESIGN: Exit codes). A UserError is one line on stderr and 2."""
   arguments = list(sys.argv[1:] if arguments is None else arguments)
+  for stream in ("stdout", "stderr"):  # a daemon may have neither
+    if getattr(sys, stream) is None:
+      setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
   try:
-    if any(argument in ("-h", "--help", "-help", "help") for argument in arguments):
-      rest = [argument for argument in arguments if argument not in ("-h", "--help", "-help", "help")]
+    if set(HELP) & set(arguments) or arguments[:1] == ["help"]:
+      rest = [argument for argument in arguments if argument not in (*HELP, "help")]
       print(manual.help_text(definition, expand(definition, rest)[0]))
       return 0
     if "--list" in arguments:
       print(manual.list_text(definition))
       return 0
     request = read(definition, arguments)
-    # Imported only now, so that --help and a misspelt flag answer at once.
-    from experiments import work
+    from experiments import work  # only now: Orbax is not needed to say that a flag is misspelt
 
     return work.run(definition, request)
   except UserError as error:
     print(" ".join(str(error).split("\n")), file=sys.stderr)
     return 2
+  except KeyboardInterrupt:
+    print("stopped", file=sys.stderr)
+    return STOPPED
   except BrokenPipeError:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115  the reader has left; say nothing at exit
     return 0
@@ -83,7 +92,21 @@ def read(definition: Definition, arguments: Sequence[str]) -> Request:
     hint = f" (did you mean {near[0]}?)" if near else f"; the commands are {', '.join(WORDS)}"
     raise UserError(f"flags: {wrong!r} is no command{hint}")
   line = ("python", "-m", f"experiments.{definition.name}", *arguments)
-  return Request(word, config, workdir or default_workdir(definition, config, origin), line)
+  return Request(word, anywhere(config), workdir or default_workdir(definition, config, origin), line)
+
+
+def anywhere(config: Experiment) -> Experiment:
+  """The config with its paths made absolute, so that a run can be repeated from any directory."""
+  data = config.data
+  kind, _, rest = data.source.partition(":")
+  path, question, options = rest.partition("?")
+  source = f"{kind}:{_absolute(path)}{question}{options}" if kind in FILES and path else data.source
+  changed = {"source": source, "dir": _absolute(data.dir), "cache_dir": _absolute(data.cache_dir)}
+  return dataclasses.replace(config, data=dataclasses.replace(data, **changed))
+
+
+def _absolute(path: str) -> str:
+  return str(Path(path).expanduser().absolute()) if path else ""
 
 
 def expand(definition: Definition, arguments: Sequence[str]) -> tuple[list[str], list[str], Path | None]:
@@ -123,21 +146,20 @@ def expand(definition: Definition, arguments: Sequence[str]) -> tuple[list[str],
 def find_config(definition: Definition, value: str) -> Path:
   """--config's flag file: a run directory's, a path's, or the preset's of that name."""
   path = Path(value).expanduser()
-  if (path / "run.flags").is_file():
-    return path / "run.flags"
-  preset = definition.directory / f"{value}.flags"
-  if "/" not in value and preset.is_file():
-    return preset
-  if path.is_file():
-    return path
-  if path.is_dir():
-    raise UserError(f"flags: --config={value} is a directory without a run.flags; it is no run")
+  if value in presets(definition):
+    return definition.directory / f"{value}.flags"
+  with contextlib.suppress(OSError):  # a name too long for a file is no file
+    if (path / "run.flags").is_file():
+      return path / "run.flags"
+    if path.is_dir():
+      raise UserError(f"flags: --config={value} is a directory without a run.flags; it is no run")
+    if path.exists():
+      return path
   names = presets(definition)
   near = difflib.get_close_matches(value, names, 1)
   hint = f" (did you mean {near[0]}?)" if near else ""
-  raise UserError(
-    f"flags: no preset, file or run {value!r} for {definition.name}{hint}; presets: {', '.join(names)}"
-  )
+  short = value if len(value) < 200 else value[:200] + "…"
+  raise UserError(f"flags: no preset, file or run {short!r} for {definition.name}{hint}; presets: {', '.join(names)}")
 
 
 def presets(definition: Definition) -> list[str]:

@@ -86,8 +86,11 @@ def read_lines(path: Path, trail: tuple[Path, ...] = ()) -> list[str]:
       continue
     if not line.startswith("-"):
       raise UserError(f"flags: {path} line {number}: {line!r} is no flag; write --name=value, one a line")
-    if line.startswith(("--flagfile", "-flagfile")):
-      nested = line.partition("=")[2].strip() or line.partition(" ")[2].strip()
+    name, value = line.lstrip("-").replace(" ", "=", 1).partition("=")[::2]
+    if name in ("config", "workdir"):
+      raise UserError(f"flags: {path} line {number}: --{name} belongs on the command line; --flagfile=… reads a file")
+    if name == "flagfile":
+      nested = value.strip()
       arguments += read_lines(path.parent / Path(nested).expanduser(), (*trail, path.resolve()))
     else:
       arguments.append(line)
@@ -101,9 +104,9 @@ class _Number(flags.ArgumentParser):
     self._kind, self._low, self._high = kind, low, high
     noun = "a whole number" if kind is int else "a number"
     if low is not None and high is not None:
-      self.syntactic_help = f"{noun} from {low:g} to {high:g}"
+      self.syntactic_help = f"{noun} from {_written(low)} to {_written(high)}"
     else:
-      self.syntactic_help = noun if low is None else f"{noun}, at least {low:g}"
+      self.syntactic_help = noun if low is None else f"{noun}, at least {_written(low)}"
 
   def parse(self, argument: Any) -> float:
     try:
@@ -117,6 +120,10 @@ class _Number(flags.ArgumentParser):
 
   def flag_type(self) -> str:
     return self._kind.__name__
+
+
+def _written(bound: float) -> str:
+  return str(int(bound)) if bound == int(bound) else str(bound)
 
 
 class _Numbers(flags.ArgumentParser):

@@ -60,7 +60,7 @@ def experiment_of(workdir: Path) -> str | None:
   """The name in a run's first line; None for a flag file of another make."""
   try:
     first = (workdir / "run.flags").read_text(encoding="utf-8").partition("\n")[0]
-  except OSError:
+  except (OSError, UnicodeDecodeError):
     return None
   return first.removeprefix("# experiment: ") if first.startswith("# experiment: ") else None
 
@@ -77,7 +77,10 @@ def write_record(workdir: Path, record: Mapping) -> None:
 def read_record(workdir: Path) -> dict:
   """run.json, or {} where there is none yet."""
   try:
-    return json.loads((workdir / "run.json").read_text(encoding="utf-8"))
+    found = json.loads((workdir / "run.json").read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+      raise ValueError("it is no JSON object")
+    return found
   except FileNotFoundError:
     return {}
   except (OSError, ValueError) as error:
@@ -100,11 +103,13 @@ def seconds_before(workdir: Path, records: Sequence[Mapping]) -> float:
 
 
 def read_result(workdir: Path) -> dict | None:
-  """result.json of a finished run, or None."""
+  """result.json of a finished run, or None where there is none that can be read."""
   try:
-    return json.loads((workdir / "result.json").read_text(encoding="utf-8"))
+    found = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
   except (OSError, ValueError):
     return None
+  whole = isinstance(found, dict) and "step" in found and isinstance(found.get("metrics"), dict)
+  return found if whole else None
 
 
 def _check_flags(workdir: Path, name: str, config: Experiment) -> None:

@@ -33,14 +33,17 @@ def flag(
   return dataclasses.field(default=default, metadata=metadata)
 
 
+MOST = 2**31 - 1  # updates: they are counted in an int32
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
   """How long, and how often to look, save and speak"""
 
-  steps: int = flag(0, "updates to make; 0: as --run.epochs says", low=0)
-  epochs: float = flag(10.0, "passes over the training data, where --run.steps is 0", low=0.0)
-  eval_every: int = flag(0, "updates between evaluations; 0: each epoch, but 20 times at most", low=0)
-  checkpoint_every: int = flag(0, "updates between checkpoints; 0: at each evaluation", low=0, curve=False)
+  steps: int = flag(0, "updates to make; 0: as --run.epochs says", low=0, high=MOST)
+  epochs: float = flag(10.0, "passes over the training data, where --run.steps is 0", low=0.0, high=1e9)
+  eval_every: int = flag(0, "updates between evaluations; 0: each epoch, but 20 times at most", low=0, high=MOST)
+  checkpoint_every: int = flag(0, "updates between checkpoints; 0: at each evaluation", low=0, high=MOST, curve=False)
   keep_checkpoints: int = flag(2, "newest checkpoints to keep, beside the best", low=1, curve=False)
   log_every: int = flag(10, "updates between lines of metrics", low=1, curve=False)
   steps_per_call: int = flag(1, "updates in one compiled call, where the data live on the device", low=1)

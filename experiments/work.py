@@ -14,7 +14,7 @@ import jax
 from jax.sharding import Mesh
 
 from experiments import flags, inputs, run_directory
-from experiments.command import Definition, Request
+from experiments.command import STOPPED, Definition, Request
 from experiments.schema import Experiment
 from research import loop, provenance, selection, steps
 from research.checkpoint import Checkpoints
@@ -25,7 +25,8 @@ from research.report import Report, record
 from research.signals import StopRequest
 from research.task import State, Sums, Task
 
-DONE, STOPPED, BAD_NUMBERS = 0, 75, 76  # DESIGN: Exit codes
+DONE, BAD_NUMBERS = 0, 76
+MOST_STEPS = 2**31 - 1  # the state's step is an int32
 MOST_EVALUATIONS = 20  # in a run that does not say how often
 
 
@@ -106,6 +107,8 @@ def make_plan(config: Experiment, size: int) -> loop.Plan:
   run = config.run
   per_epoch = size / config.data.batch_size
   total = run.steps or math.ceil(run.epochs * per_epoch)
+  if total > MOST_STEPS:
+    raise UserError(f"flags: --run.epochs={run.epochs:g} are {total:,} updates; at most {MOST_STEPS:,} can be counted")
   eval_every = run.eval_every or math.ceil(per_epoch * max(1, math.ceil(total / per_epoch / MOST_EVALUATIONS)))
   return loop.Plan(
     total_steps=total,
@@ -125,10 +128,13 @@ def train(definition: Definition, request: Request) -> int:
     if result := run_directory.read_result(workdir):
       print(f"{workdir} is finished: {_in_words(result)}; report: {workdir / 'report.html'}")
       return DONE
-    job = make_job(definition, config, print)
-    _check_data(workdir, job)
-    run_directory.claim(workdir, definition.name, config)
     with StopRequest() as stop:
+      job = make_job(definition, config, print)
+      _check_data(workdir, job)
+      run_directory.claim(workdir, definition.name, config)
+      if stop():
+        print("stopped by a signal before the first step")
+        return STOPPED
       run = config.run
       checkpoints = Checkpoints(workdir / "checkpoints", keep=run.keep_checkpoints, metric=run.best_metric)
       try:
@@ -204,6 +210,7 @@ def load(definition: Definition, request: Request) -> tuple[Job, State, int]:
   if not (workdir / "checkpoints").is_dir():
     raise UserError(f"run: {workdir} has no checkpoints; train it first, or name a run with --config=RUN")
   job = make_job(definition, request.config, print)
+  _check_data(workdir, job)
   checkpoints = Checkpoints(workdir / "checkpoints", metric=metric, read_only=True)
   try:
     step = checkpoints.latest
@@ -258,7 +265,7 @@ def _check_data(workdir: Path, job: Job) -> None:
   known = run_directory.read_record(workdir).get("data")
   if known not in (None, job.data.splits.fingerprint):
     raise UserError(
-      f"run: the data of {workdir} have changed since it was started ({job.config.data.source}); give another --workdir"
+      f"run: {job.config.data.source} is not the data that {workdir} was started with; give another --workdir"
     )
 
 
@@ -278,4 +285,5 @@ def _write_provenance(request: Request, job: Job, abstract: State) -> None:
 
 
 def _in_words(result: dict) -> str:
-  return ", ".join([f"step {result['step']}", *(f"{name} {value:.4g}" for name, value in result["metrics"].items())])
+  told = (f"{name} {record.number(value):.4g}" for name, value in result["metrics"].items())
+  return ", ".join([f"step {result['step']}", *told])

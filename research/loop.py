@@ -90,7 +90,7 @@ def fit(
     stop: asked between calls; a true answer saves and returns.
 
   Raises:
-    BadNumbers: the training loss is NaN or infinite.
+    BadNumbers: a loss or the gradient is NaN or infinite. No checkpoint is saved after that.
   """
   start, step = int(state.step), int(state.step)
   late = Late(report, feed.plan.batch_size, step)
@@ -101,28 +101,34 @@ def fit(
       late.read_then_hold(end, metrics, log=plan.logs(step, end))
     step = end
 
-    found = {}
-    if plan.evaluates(step):
-      late.read()  # a checkpoint's lines of metrics are on disk before it is
-      found = evaluate(state)
-      report.evaluation(step, found)
-      if sample is not None:
-        report.sample(step, sample(state))
-      scores += [(step, found[plan.best_metric])] if plan.best_metric else []
-      late.pause()
-    stopping = stop()
-    is_best = bool(found and plan.best_metric) and selection.best(plan.best_metric, scores) == scores[-1]
-    if plan.saves(step) or is_best or stopping:
-      late.read()
-      checkpoints.save(step, state, scores[-1][1] if is_best else None)
+    stopping, is_best = stop(), False
+    if plan.evaluates(step) or plan.saves(step) or stopping:
+      late.settle()  # a checkpoint's lines of metrics are on disk before it is, and its numbers are good
+      if plan.evaluates(step):
+        found = evaluate(state)
+        report.evaluation(step, found)
+        refuse_bad_numbers(step, {name: value for name, value in found.items() if name.endswith("/loss")})
+        if sample is not None:
+          report.sample(step, sample(state))
+        if plan.best_metric:
+          scores.append((step, found[plan.best_metric]))
+          is_best = selection.best(plan.best_metric, scores) == scores[-1]
+      if plan.saves(step) or is_best or stopping:
+        checkpoints.save(step, state, scores[-1][1] if is_best else None)
       late.pause()
     if stopping:
       report.note(f"stopped by a signal; step {step} is saved")
       break
-  late.read()
   if step > start:
     checkpoints.wait()
   return state
+
+
+def refuse_bad_numbers(step: int, scalars: Mapping[str, float]) -> None:
+  """Raises BadNumbers for the first that is NaN or infinite."""
+  for name, value in scalars.items():
+    if not math.isfinite(value):
+      raise BadNumbers(f"{name} is {value} at step {step}")
 
 
 class Late:
@@ -130,7 +136,7 @@ class Late:
 
   def __init__(self, report: Reporter, batch_size: int, step: int):
     self._report, self._batch_size = report, batch_size
-    self._held, self._compiled = None, False
+    self._held, self._newest, self._compiled = None, {}, False
     self._last_step = self._since_step = step
     self._since_time = time.monotonic()
 
@@ -143,7 +149,7 @@ class Late:
     if self._held is None:
       return
     (step, metrics, log), self._held = self._held, None
-    self._last_step = step
+    self._last_step, self._newest = step, metrics
     if not log:
       jax.block_until_ready(metrics)
       self._report.progress(step)
@@ -156,8 +162,13 @@ class Late:
       scalars["train/examples_per_second"] = (step - self._since_step) * self._batch_size / seconds
     self.pause()
     self._report.train(step, scalars)
-    if not math.isfinite(scalars["train/loss"]):
-      raise BadNumbers(f"train/loss is {scalars['train/loss']} at step {step}")
+    refuse_bad_numbers(step, {"train/loss": scalars["train/loss"]})
+
+  def settle(self) -> None:
+    """Reads what is held and makes sure that the newest numbers are numbers, logged or not."""
+    self.read()
+    newest = jax.device_get(self._newest)
+    refuse_bad_numbers(self._last_step, {f"train/{name}": float(value) for name, value in newest.items()})
 
   def pause(self) -> None:
     """Compiling, evaluating and saving are no part of the training speed: count anew from the last step read."""

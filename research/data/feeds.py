@@ -5,7 +5,7 @@ inside it. Both feeds give the same batches, bit for bit. A feed keeps no state 
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -160,8 +160,3 @@ def make_feeds(
     arrays = place(source, mesh)
     return [DeviceFeed(plan, arrays, sharding) for plan in plans]
   return [GrainFeed(plan, source, sharding) for plan in plans]
-
-
-def with_transform(feed: Feed, transform: Callable[[Batch, jax.Array], Batch]) -> Callable[..., Batch]:
-  """(inputs, step, key) → the transformed batch, for use inside a compiled call."""
-  return lambda inputs, step, key: transform(feed.batch(inputs, step), key)

@@ -105,7 +105,8 @@ def divide(source: Source, name: str, fraction: float, seed: int) -> tuple[Sourc
   if taken == 0 or taken == source.size:
     empty = name if taken == 0 else "training"
     raise UserError(
-      f"data: {name}_fraction={fraction:g} of {source.name}'s {source.size} examples leaves an empty {empty} split"
+      f"data: {name}_fraction={fraction:g} of {source.name}'s {source.size} examples leaves an empty {empty} split;"
+      f" --data.{name}_fraction=0 takes none"
     )
   labels_N = source.column("label") if source.schema.output == "label" else np.zeros(source.size, np.int32)
   is_taken_N = stratified(labels_N, taken, np.random.Philox(key=[seed, _PURPOSES[name]]))

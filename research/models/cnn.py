@@ -51,7 +51,8 @@ class CNN(nn.Module):
         )
       height, width = height // 2, width // 2
       if min(height, width) == 0:
-        raise UserError(f"model: {where} ({size}) is too small to pool; use at most {block} widths")
+        raise UserError(f"model: {where} ({size}) is too small to pool; "
+                        + (f"use at most {block} widths" if block else "a multilayer perceptron can take it"))
 
   @nn.compact
   def __call__(self, x_BHWC: jax.Array, *, train: bool) -> jax.Array:

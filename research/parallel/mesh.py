@@ -28,6 +28,8 @@ def make_mesh(text: str, rows: int = 0) -> Mesh:
     if not all(size.isascii() and size.isdigit() and int(size) for _, _, size in pairs):
       raise UserError(f"parallel: --parallel.mesh={text} is not axis:size, such as data:{len(devices)}")
     sizes = {axis: int(size) for axis, _, size in pairs}
+    if len(sizes) < len(pairs):
+      raise UserError(f"parallel: --parallel.mesh={text} names an axis twice")
     if unknown := sorted(sizes.keys() - set(AXES)):
       raise UserError(f"parallel: --parallel.mesh={text} has no axis {unknown[0]!r}; the axes are {', '.join(AXES)}")
   count = math.prod(sizes.values())

@@ -32,6 +32,8 @@ def say(name: str, value: float) -> str:
 
 def say_number(value: float) -> str:
   """Four significant digits, thousands apart: 12,345 · 0.3120 · 1.2e-05."""
+  if not math.isfinite(value):
+    return str(value)
   size = abs(value)
   if value == int(value) and size < 1e15:
     return f"{int(value):,}"

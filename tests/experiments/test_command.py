@@ -74,6 +74,9 @@ def test_a_default_workdir_never_leaves_runs(name):
     (CNN, ["--config=digits", "train", "eval"], "no command"),
     (CNN, ["--config=."], "it is no run"),
     (CNN, ["--config"], "needs a value"),
+    (CNN, ["--config=" + "x" * 5000], "no preset, file or run"),
+    (MLP, ["--config=iris", "--run.epochs=1e9"], "at most 2,147,483,647"),
+    (MLP, ["--config=iris", "--run.steps=3000000000"], "from 0 to 2147483647"),
     (CNN, [*QUICK, "--data.source=sklearn:digist"], "did you mean digits?"),
     (CNN, [*QUICK, "--data.source=sklaern:digits"], "did you mean sklearn?"),
     (CNN, [*QUICK, "--data.source=sklearn:iris"], "python -m experiments.mlp takes it"),
@@ -90,7 +93,7 @@ def test_a_default_workdir_never_leaves_runs(name):
     (MLP, ["eval", "--config=iris"], "train it first"),
     (MLP, ["--config=iris", "--run.steps=5", "--optim.schedule=cosine", "--optim.warmup_steps=9"], "does not fit"),
   ],
-  ids=lambda value: value[-1] if isinstance(value, list) else "",
+  ids=lambda value: value[-1][:60] if isinstance(value, list) else "",
 )
 def test_one_line_and_exit_code_2(capsys, in_directory, definition, arguments, complaint):
   assert complaint in refused(capsys, definition, arguments)
@@ -129,6 +132,52 @@ def test_a_finished_run_is_told_and_its_flags_reproduce_it_bit_for_bit(capsys, i
   )
   assert first == second
   assert Path("first/run.flags").read_text() == Path("second run/run.flags").read_text()
+
+
+def test_a_run_that_diverges_stops_with_76_and_stays_unfinished(capsys, in_directory):
+  arguments = ["--config=iris", "--run.steps=30", "--run.eval_every=5", "--run.log_every=1000", "--workdir=w"]
+  arguments += ["--optim.name=sgd", "--optim.learning_rate=1e30"]
+  assert command.main(MLP, arguments) == 76
+  assert "try a smaller --optim.learning_rate" in capsys.readouterr().out
+  assert not Path("w/result.json").exists()
+  assert not [path for path in Path("w/checkpoints").iterdir() if path.name.isdigit()]
+
+
+def test_a_run_on_a_table_repeats_from_another_directory(in_directory, monkeypatch):
+  rows = "\n".join(f"{i},{i % 3},{'yes' if i % 2 else 'no'}" for i in range(40))
+  Path("my table.csv").write_text("a,b,answer\n" + rows + "\n")
+  arguments = ["--data.source=csv:my table.csv", "--data.batch_size=8", "--run.steps=2", "--workdir=w"]
+  assert command.main(MLP, arguments) == 0
+  Path("elsewhere").mkdir()
+  monkeypatch.chdir("elsewhere")
+  assert command.main(MLP, ["eval", "--config=../w"]) == 0
+  assert command.main(MLP, ["--config=../w", "--workdir=again"]) == 0
+
+
+def test_data_that_changed_are_refused(capsys, in_directory):
+  table = Path("t.csv")
+  table.write_text("a,answer\n" + "\n".join(f"{i},{'yes' if i % 2 else 'no'}" for i in range(40)) + "\n")
+  arguments = ["--data.source=csv:t.csv", "--data.batch_size=8", "--run.steps=2", "--workdir=w"]
+  assert command.main(MLP, arguments) == 0
+  table.write_text(table.read_text().replace("yes", "perhaps"))
+  assert "is not the data that w was started with" in refused(capsys, MLP, ["eval", "--config=w"])
+
+
+@pytest.mark.parametrize("damage", ["[]", "{", "\xff"])
+def test_a_damaged_record_is_told_in_one_line(capsys, in_directory, damage):
+  assert command.main(MLP, ["--config=iris", "--run.steps=2", "--workdir=w"]) == 0
+  Path("w/result.json").unlink()
+  Path("w/run.json").write_text(damage, encoding="latin-1")
+  assert "w/run.json is damaged" in refused(capsys, MLP, ["--config=w"])
+
+
+def test_an_interrupt_outside_training_is_no_traceback(capsys, monkeypatch):
+  def interrupted(*_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(command, "read", interrupted)
+  assert command.main(MLP, ["--config=iris"]) == 75
+  assert capsys.readouterr().err == "stopped\n"
 
 
 def test_eval_repeats_the_runs_result(capsys, in_directory):

@@ -147,6 +147,29 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(tmp_path):
   assert not [path for path in tmp_path.iterdir() if path.name.isdigit()]
 
 
+def test_bad_numbers_are_never_saved_however_rarely_the_log_speaks(tmp_path):
+  job, plan = Job(), dataclasses.replace(PLAN, log_every=1000)
+  call, bad, calls = job.call, jax.device_put(jnp.float32("inf")), iter(range(1, 100))
+
+  def broken_from_7(state, inputs, count):
+    state, metrics = call(state, inputs, count)
+    return state, {**metrics, "gradient_norm": bad} if next(calls) >= 7 else metrics
+
+  job.call = broken_from_7
+  with pytest.raises(loop.BadNumbers, match="train/gradient_norm is inf at step 8"):
+    fit(job, tmp_path, plan)
+  assert [path.name for path in tmp_path.iterdir() if path.name.isdigit()] == ["6"]
+
+
+def test_a_bad_evaluation_is_told_and_stops_the_run(tmp_path):
+  job, told = Job(), Told()
+  job.evaluate = lambda state: {"validation/loss": float("nan"), "validation/r2": float("nan")}
+  with pytest.raises(loop.BadNumbers, match="validation/loss is nan at step 8"):
+    fit(job, tmp_path, told=told)
+  assert 8 in told.scores
+  assert [path.name for path in tmp_path.iterdir() if path.name.isdigit()] == ["6"]
+
+
 def test_patience_stops_and_the_best_checkpoint_is_kept(tmp_path):
   plan = loop.Plan(100, eval_every=2, checkpoint_every=4, best_metric="validation/loss", patience=3)
   job, scores = Job(), []

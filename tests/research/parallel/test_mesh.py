@@ -25,6 +25,7 @@ def test_sizes(text, rows, size):
     ("data:0", "is not axis:size"),
     ("data:x", "is not axis:size"),
     ("rows:2", "no axis 'rows'"),
+    ("data:2,data:2", "names an axis twice"),
   ],
 )
 def test_refusals(text, complaint):
