@@ -1,6 +1,6 @@
 """What the loop costs: Flagship's loop against a bare Python loop over the same compiled step, interleaved in one run.
 
-  python -m benchmarks.loop [--rounds=12]
+  python -m benchmarks.loop [--rounds=16]
 
 Both run the same program on the same batches; the bare loop does nothing else. The figure is Flagship's time over the
 bare loop's, a pair at a time. Start-up is told as well: seconds from the command to the first update, with an empty
@@ -105,7 +105,7 @@ def first_step_seconds(cache: str) -> float:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--rounds", type=int, default=12)
+  parser.add_argument("--rounds", type=int, default=16)
   rounds = parser.parse_args().rounds
   print(f"jax {jax.__version__}, Python {sys.version.split()[0]}, {os.cpu_count()} × {jax.devices()[0].device_kind}")
   print("| case | bare loop, ms a step | Flagship ÷ bare, median (quartiles) | n |")
@@ -116,7 +116,7 @@ def main() -> None:
     print(f"| {name} | {1000 * seconds:.3f} | {median:.3f} ({low:.3f} – {high:.3f}) | {len(ratios)} |", flush=True)
   print("\n| start of cnn --config=digits | seconds to the first update, median (range) | n |\n| --- | --- | --- |")
   cold, warm = [], []
-  for _ in range(5):
+  for _ in range(4):
     with tempfile.TemporaryDirectory() as cache:
       cold.append(first_step_seconds(cache))
       warm.append(first_step_seconds(cache))
