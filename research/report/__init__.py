@@ -122,7 +122,7 @@ class Report:
     """Writes predictions.npz, pictures/, report.html and, last of all, result.json; returns the page's path.
 
     Args:
-      result: {"step", "metrics": {"test/accuracy": …}, "best": {…}}; "wall_seconds" is this session's if left out.
+      result: {"step", "metrics": {"test/accuracy": …}, "best": {…}}; "wall_seconds" is this start's if left out.
       rows: values_N of each example of the final split: "label", "prediction", "loss", "probability" and "index" of
         a classifier; "target", "prediction", "loss" of a regression.
       class_names: of the labels 0, 1, …; the numbers themselves if empty.
