@@ -1,4 +1,6 @@
-"""The command line that every experiment shares: --config, --help, --list, and the words train, eval and preflight."""
+"""The command line that every experiment shares: --config, --help, --list, and the words train, eval, sample and
+preflight.
+"""
 
 import contextlib
 import dataclasses
@@ -11,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments import flags, manual
+from experiments.sample import Sampling
 from experiments.schema import Experiment
 from research.errors import UserError
 
-WORDS = ("train", "eval", "preflight")
+WORDS = ("train", "eval", "sample", "preflight")
 HELP = ("-h", "--help", "-help")
 STOPPED = 75
 FILES = ("csv", "npz", "idx", "folder")  # sources that are a path
@@ -30,6 +33,8 @@ class Definition:
     schema: the dataclass of its flags.
     build: (config, splits, total_steps) → Task.
     directory: the folder, with the presets.
+    judge: (job, workdir, say) → the task's `judge` with an attribute `about` for run.json, or None: what it takes to
+      open other runs that a task is scored by. Only training and evaluation ask for it.
   """
 
   name: str
@@ -37,6 +42,7 @@ class Definition:
   schema: type[Experiment]
   build: Callable[[Any, Any, int], Any]
   directory: Path
+  judge: Callable[[Any, Path, Callable[[str], None]], Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Request:
   config: Experiment
   workdir: Path
   line: tuple[str, ...]  # the command as typed, for the record
+  sampling: Sampling = dataclasses.field(default_factory=Sampling)  # what the word sample was told
 
 
 def main(definition: Definition, arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +64,7 @@ def main(definition: Definition, arguments: Sequence[str] | None = None) -> int:
       setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
   try:
     if set(HELP) & set(arguments) or arguments[:1] == ["help"]:
-      rest = [argument for argument in arguments if argument not in (*HELP, "help")]
+      rest, _ = split_off(Sampling, [argument for argument in arguments if argument not in (*HELP, "help")])
       print(manual.help_text(definition, expand(definition, rest)[0]))
       return 0
     if "--list" in arguments:
@@ -83,7 +90,9 @@ def main(definition: Definition, arguments: Sequence[str] | None = None) -> int:
 
 def read(definition: Definition, arguments: Sequence[str]) -> Request:
   """Command line → request. Raises UserError for anything that is wrong with it."""
-  expanded, origin, workdir = expand(definition, arguments)
+  rest, own = split_off(Sampling, arguments)
+  sampling, _ = flags.parse(Sampling, own)
+  expanded, origin, workdir = expand(definition, rest)
   config, words = flags.parse(definition.schema, expanded)
   word = words[0] if words else "train"
   if word not in WORDS or len(words) > 1:
@@ -91,8 +100,27 @@ def read(definition: Definition, arguments: Sequence[str]) -> Request:
     near = difflib.get_close_matches(wrong, WORDS, 1)
     hint = f" (did you mean {near[0]}?)" if near else f"; the commands are {', '.join(WORDS)}"
     raise UserError(f"flags: {wrong!r} is no command{hint}")
+  if own and word != "sample":
+    example = f"python -m experiments.{definition.name} sample --config=RUN --count=64"
+    raise UserError(f"flags: {own[0]} belongs to the command sample, not to {word}: {example}")
   line = ("python", "-m", f"experiments.{definition.name}", *arguments)
-  return Request(word, anywhere(config), workdir or default_workdir(definition, config, origin), line)
+  return Request(word, anywhere(config), workdir or default_workdir(definition, config, origin), line, sampling)
+
+
+def split_off(schema: type, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+  """(the other arguments, those that are flags of `schema`, each as --name=value)."""
+  names = [leaf.name for leaf in flags.leaves(schema)]
+  rest, own, waiting = [], [], list(arguments)
+  while waiting:
+    argument = waiting.pop(0)
+    name, equals, value = argument.lstrip("-").partition("=")
+    if not argument.startswith("-") or name not in names:
+      rest.append(argument)
+      continue
+    if not equals and not waiting:
+      raise UserError(f"flags: --{name} needs a value: --{name}=…")
+    own.append(f"--{name}={value if equals else waiting.pop(0)}")
+  return rest, own
 
 
 def anywhere(config: Experiment) -> Experiment:
@@ -102,7 +130,11 @@ def anywhere(config: Experiment) -> Experiment:
   path, question, options = rest.partition("?")
   source = f"{kind}:{_absolute(path)}{question}{options}" if kind in FILES and path else data.source
   changed = {"source": source, "dir": _absolute(data.dir), "cache_dir": _absolute(data.cache_dir)}
-  return dataclasses.replace(config, data=dataclasses.replace(data, **changed))
+  config = dataclasses.replace(config, data=dataclasses.replace(data, **changed))
+  metrics = getattr(config, "metrics", None)  # of experiments that another run judges
+  if metrics is not None and os.path.isdir(Path(metrics.features).expanduser()) and metrics.features:
+    config = dataclasses.replace(config, metrics=dataclasses.replace(metrics, features=_absolute(metrics.features)))
+  return config
 
 
 def _absolute(path: str) -> str:

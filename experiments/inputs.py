@@ -66,17 +66,23 @@ def make_inputs(config: Experiment, splits: Splits, mesh: Mesh) -> Inputs:
     plan = feeds.InOrder(_eval_batch(data.eval_batch_size, source.size, mesh.shape["data"]), source.size)
     kind = "device" if train.resident else "grain"
     (evaluation[name],) = feeds.make_feeds(source, mesh, [plan], kind=kind, budget_bytes=budget)
-  augment, prepare = make_transforms(data, splits)
+  augment, prepare = make_transforms(data, splits, config.pixels)
   return Inputs(splits, train, evaluation, augment, prepare)
 
 
-def make_transforms(data: Data, splits: Splits) -> tuple[transforms.Transform, transforms.Transform]:
+def make_transforms(
+  data: Data, splits: Splits, pixels: str = "standardised"
+) -> tuple[transforms.Transform, transforms.Transform]:
   """(training's, evaluation's). Crops and flips come before normalising, where a pixel is a byte."""
   schema = splits.train.schema
   before, normal, after = [], [], []
   if "image" in schema.features:
-    statistics = channel_statistics(splits.train, data.cache_dir)
-    normal = [transforms.normalise(statistics.mean_C, statistics.std_C)]
+    if pixels == "standardised":
+      statistics = channel_statistics(splits.train, data.cache_dir)
+      normal = [transforms.normalise(statistics.mean_C, statistics.std_C)]
+    else:
+      mean, scale = {"unit": (0.0, 255.0), "signed": (127.5, 127.5)}[pixels]
+      normal = [transforms.normalise((mean,), (scale,))]
   if data.pad_crop:
     before.append(transforms.pad_and_crop(data.pad_crop))
   if data.flip:

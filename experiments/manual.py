@@ -6,6 +6,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from experiments import flags
+from experiments.sample import Sampling
 
 if TYPE_CHECKING:
   from experiments.command import Definition
@@ -22,6 +23,7 @@ def help_text(definition: "Definition", arguments: list[str]) -> str:
     "usage:",
     f"  {name} [train] --config=PRESET [--flag=value …]   train, or go on where a stopped run was",
     f"  {name} eval --config=RUN                          evaluate a run's last checkpoint",
+    f"  {name} sample --config=RUN                        pictures or texts that a run makes, as files",
     f"  {name} preflight --config=PRESET                  parameters, FLOPs and memory; trains nothing",
     "",
     "  --config=NAME|PATH|RUN    a preset, a flag file, or a run's directory; flags after it override it",
@@ -31,6 +33,9 @@ def help_text(definition: "Definition", arguments: list[str]) -> str:
     "",
     "presets: " + ", ".join(preset for preset, _ in _presets(definition)),
   ]
+  lines += ["", _heading(definition, Sampling)]
+  for leaf in flags.leaves(Sampling):
+    lines += _flag_lines(leaf, leaf.field.default, width)
   group = None
   found = flags.values(config)
   for leaf in flags.leaves(definition.schema):

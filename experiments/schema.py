@@ -5,7 +5,7 @@ A model has a dataclass of its own beside its experiment; the parts here are the
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from research.errors import UserError
 
@@ -110,7 +110,14 @@ class Parallel:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """Base of every experiment's schema: subclasses add a `model` and may extend `check`."""
+  """Base of every experiment's schema: subclasses add a `model` and may extend `check`.
+
+  Attributes:
+    pixels: what the task sees of a byte: "standardised" by the training images' channel statistics, "unit" in [0, 1],
+      or "signed" in [-1, 1]. It belongs to the experiment and is no flag.
+  """
+
+  pixels: ClassVar[str] = "standardised"
 
   seed: int = flag(0, "seed of parameters, order, augmentation and dropout", low=0, high=2**32 - 1)
   run: Run = dataclasses.field(default_factory=Run)

@@ -4,7 +4,7 @@ import dataclasses
 
 import flax.linen as nn
 
-from experiments.schema import Experiment
+from experiments.schema import Experiment, Optim
 from research import optim
 from research.data.splits import Splits
 from research.errors import UserError
@@ -19,20 +19,22 @@ def outputs(splits: Splits) -> int:
 
 def make_task(config: Experiment, splits: Splits, total_steps: int, model: nn.Module, *, sigmoid: bool = False) -> Task:
   """Softmax cross-entropy for labels (sigmoid's where asked), mean squared error for targets."""
-  config_optim = config.optim
-  if config_optim.warmup_fraction:
-    warmup_steps = int(config_optim.warmup_fraction * total_steps)
-    config_optim = dataclasses.replace(config_optim, warmup_steps=warmup_steps)
   regression = splits.train.schema.output == "target"
   return supervised(
     model,
-    optim.make_optimizer(config_optim, total_steps),
+    optim.make_optimizer(with_warmup_steps(config.optim, total_steps), total_steps),
     loss="mean_squared_error" if regression else "sigmoid" if sigmoid else "softmax",
     micro_batches=config.optim.micro_batches,
     ema_decay=config.optim.ema_decay,
     target_center=splits.target_mean or 0.0,
     target_scale=splits.target_std or 1.0,
   )
+
+
+def with_warmup_steps(config: Optim, total_steps: int) -> Optim:
+  """--optim.warmup_fraction as a number of steps."""
+  steps = int(config.warmup_fraction * total_steps)
+  return dataclasses.replace(config, warmup_steps=steps) if config.warmup_fraction else config
 
 
 def need_images(experiment: str, config: Experiment, splits: Splits) -> tuple[int, ...]:

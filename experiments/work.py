@@ -1,5 +1,6 @@
-"""What the words do: train, eval and preflight, from a parsed request to an exit code."""
+"""What the words do: train, eval, preflight and (in sample.py) sample, from a parsed request to an exit code."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -13,7 +14,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from experiments import flags, inputs, run_directory
+from experiments import flags, inputs, run_directory, sample
 from experiments.command import STOPPED, Definition, Request
 from experiments.schema import Experiment
 from research import loop, provenance, selection, steps
@@ -21,12 +22,13 @@ from research.checkpoint import Checkpoints
 from research.errors import UserError
 from research.models.table import parameter_count
 from research.parallel.mesh import make_mesh
-from research.report import Report, record
+from research.report import Report, rebuild, record
 from research.signals import StopRequest
 from research.task import State, Sums, Task
 
 DONE, BAD_NUMBERS = 0, 76
 MOST_STEPS = 2**31 - 1  # the state's step is an int32
+SAMPLES = 64  # pictures at each evaluation
 MOST_EVALUATIONS = 20  # in a run that does not say how often
 
 
@@ -37,7 +39,8 @@ def run(definition: Definition, request: Request) -> int:
   warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
   if request.config.run.compilation_cache:
     keep_compiled_programs()
-  return {"train": train, "eval": evaluate, "preflight": preflight}[request.word](definition, request)
+  words = {"train": train, "eval": evaluate, "sample": sample.run, "preflight": preflight}
+  return words[request.word](definition, request)
 
 
 def keep_compiled_programs() -> None:
@@ -102,6 +105,20 @@ def make_job(definition: Definition, config: Experiment, say: Callable[[str], No
   return Job(config, mesh, data, task, plan)
 
 
+def judged(definition: Definition, job: Job, workdir: Path) -> Job:
+  """The job with what its experiment scores it by. Raises UserError where that is not what the run began with."""
+  judge = None if definition.judge is None else definition.judge(job, workdir, print)
+  if judge is None:
+    return job
+  known = run_directory.read_record(workdir).get("judge", {}).get("fingerprint")
+  if known not in (None, judge.about.get("fingerprint")):
+    raise UserError(
+      f"run: {judge.about['run']} is not the judge that {workdir} was started with: its parameters have changed;"
+      " give another --workdir"
+    )
+  return dataclasses.replace(job, task=dataclasses.replace(job.task, judge=judge))
+
+
 def make_plan(config: Experiment, size: int) -> loop.Plan:
   """Epochs become updates; where nothing is said, evaluations fall on the ends of epochs."""
   run = config.run
@@ -131,6 +148,8 @@ def train(definition: Definition, request: Request) -> int:
     with StopRequest() as stop:
       job = make_job(definition, config, print)
       _check_data(workdir, job)
+      if not stop():
+        job = judged(definition, job, workdir)  # which may train another run first
       run_directory.claim(workdir, definition.name, config)
       if stop():
         print("stopped by a signal before the first step")
@@ -151,7 +170,7 @@ def _train(request: Request, job: Job, checkpoints: Checkpoints, stop: StopReque
   start = start or 0
   _write_provenance(request, job, abstract)
 
-  headline = _headline(job)
+  headline = getattr(job.task.judge, "headline", None) or _headline(job)
   with Report(
     workdir,
     header=_header(request, job, abstract),
@@ -166,16 +185,19 @@ def _train(request: Request, job: Job, checkpoints: Checkpoints, stop: StopReque
       report.note(f"going on from step {start}")
     watched = list(job.data.evaluation)[:1]  # validation where there is one, else the test
     scores = selection.from_records(plan.best_metric, earlier) if plan.best_metric else []
+    sample_key = jax.random.key(config.seed)
     try:
       state = loop.fit(
         plan, state, job.training_call(), job.data.train, lambda state: job.scores(state, watched),
         checkpoints=checkpoints, report=report, scores=scores, stop=stop,
-        sample=None if job.task.sample is None else lambda state: job.task.sample(state, jax.random.key(config.seed)),
+        sample=None if job.task.sample is None else lambda state: job.task.sample(state, sample_key, SAMPLES),
       )  # fmt: skip
     except loop.BadNumbers as error:
       report.note(f"{error}: stopped; try a smaller --optim.learning_rate, or --optim.clip_norm=1")
+      rebuild(workdir, note=report.note)
       return BAD_NUMBERS
     if stop():
+      rebuild(workdir, note=report.note)  # the page as far as the run has come
       return STOPPED
 
     step = int(state.step)
@@ -198,6 +220,7 @@ def _train(request: Request, job: Job, checkpoints: Checkpoints, stop: StopReque
 def evaluate(definition: Definition, request: Request) -> int:
   """Evaluates a run's best checkpoint, or its newest; writes nothing."""
   job, state, step = load(definition, request)
+  job = judged(definition, job, request.workdir)
   print(f"{request.workdir}, step {step}")
   for name, value in job.scores(state, list(job.data.evaluation)).items():
     print(f"  {name:<28} {value:.6g}")
@@ -206,22 +229,24 @@ def evaluate(definition: Definition, request: Request) -> int:
 
 def load(definition: Definition, request: Request) -> tuple[Job, State, int]:
   """A run's job, and the state of its best checkpoint or its newest. Raises UserError where there is none."""
-  workdir, metric = request.workdir, request.config.run.best_metric
-  if not (workdir / "checkpoints").is_dir():
-    raise UserError(f"run: {workdir} has no checkpoints; train it first, or name a run with --config=RUN")
+  _check_trained(request.workdir)  # said before the data are opened, which can take long
   job = make_job(definition, request.config, print)
+  return job, *restore(job, request)
+
+
+def restore(job: Job, request: Request) -> tuple[State, int]:
+  """The state of a run's best checkpoint or its newest, and its step. Raises UserError where there is none."""
+  workdir, metric = request.workdir, request.config.run.best_metric
+  _check_trained(workdir)
   _check_data(workdir, job)
-  checkpoints = Checkpoints(workdir / "checkpoints", metric=metric, read_only=True)
-  try:
+  with contextlib.closing(Checkpoints(workdir / "checkpoints", metric=metric, read_only=True)) as checkpoints:
     step = checkpoints.latest
     if step is None:
       raise UserError(f"run: {workdir} has no whole checkpoint yet")
     if metric and (workdir / "metrics.jsonl").exists():
       best = selection.best(metric, selection.from_records(metric, record.read(workdir / "metrics.jsonl")))
       step = best[0] if best and best[0] in checkpoints.steps else step
-    return job, checkpoints.restore(step, job.abstract_state), step
-  finally:
-    checkpoints.close()
+    return checkpoints.restore(step, job.abstract_state), step
 
 
 def preflight(definition: Definition, request: Request) -> int:
@@ -261,6 +286,11 @@ def _header(request: Request, job: Job, abstract: State) -> dict[str, str]:
   }
 
 
+def _check_trained(workdir: Path) -> None:
+  if not (workdir / "checkpoints").is_dir():
+    raise UserError(f"run: {workdir} has no checkpoints; train it first, or name a run with --config=RUN")
+
+
 def _check_data(workdir: Path, job: Job) -> None:
   known = run_directory.read_record(workdir).get("data")
   if known not in (None, job.data.splits.fingerprint):
@@ -280,6 +310,7 @@ def _write_provenance(request: Request, job: Job, abstract: State) -> None:
       "data": job.data.splits.fingerprint,
       "examples": inputs.sizes(job.data.splits),
       "defaults": defaults,
+      **({"judge": about} if (about := getattr(job.task.judge, "about", None)) else {}),
     },
   )
 

@@ -15,8 +15,8 @@ from jax.extend import core
 def model_flops(function: Callable, *args: Any, **kwargs: Any) -> float:
   """FLOPs of `function(*args, **kwargs)`; the arguments may be `jax.ShapeDtypeStruct`s. Nothing is computed.
 
-  A scan counts as many times as it runs, a conditional its dearest branch, a while loop one turn (only running it would
-  tell how many it takes).
+  A scan counts as many times as it runs, a conditional its dearest branch, a choice by platform its default (a kernel's
+  own form may do more than the mathematics asks for), a while loop one turn (only running it would tell how many).
   """
   return _jaxpr_flops(jax.make_jaxpr(function)(*args, **kwargs).jaxpr)
 
@@ -28,10 +28,15 @@ def training_flops(forward: Callable, *args: Any, **kwargs: Any) -> float:
 
 
 def _jaxpr_flops(jaxpr: core.Jaxpr) -> float:
-  return sum(_equation_flops(equation) for equation in jaxpr.eqns)
+  platform_choices = {id(out) for equation in jaxpr.eqns if _names_platform(equation) for out in equation.outvars}
+  return sum(_equation_flops(equation, platform_choices) for equation in jaxpr.eqns)
 
 
-def _equation_flops(equation: core.JaxprEqn) -> float:
+def _names_platform(equation: core.JaxprEqn) -> bool:
+  return equation.primitive.name == "platform_index"
+
+
+def _equation_flops(equation: core.JaxprEqn, platform_choices: set[int]) -> float:
   name, params = equation.primitive.name, equation.params
   if name == "dot_general":
     (lhs_contracting, _), _ = params["dimension_numbers"]
@@ -45,7 +50,8 @@ def _equation_flops(equation: core.JaxprEqn) -> float:
     return 2.0 * values * math.prod(kernel) / outputs
   inner = [_jaxpr_flops(jaxpr) for jaxpr in _inner_jaxprs(params)]
   if name == "cond":
-    return max(inner)
+    by_platform = id(equation.invars[0]) in platform_choices
+    return inner[-1] if by_platform else max(inner)
   return float(params["length"] if name == "scan" else 1) * sum(inner)
 
 

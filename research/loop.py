@@ -90,7 +90,7 @@ def fit(
     stop: asked between calls; a true answer saves and returns.
 
   Raises:
-    BadNumbers: a loss or the gradient is NaN or infinite. No checkpoint is saved after that.
+    BadNumbers: a metric whose name ends in "loss", or the gradient, is NaN or infinite. No checkpoint is saved then.
   """
   start, step = int(state.step), int(state.step)
   late = Late(report, feed.plan.batch_size, step)
@@ -107,7 +107,7 @@ def fit(
       if plan.evaluates(step):
         found = evaluate(state)
         report.evaluation(step, found)
-        refuse_bad_numbers(step, {name: value for name, value in found.items() if name.endswith("/loss")})
+        refuse_bad_numbers(step, {name: value for name, value in found.items() if name.endswith("loss")})
         if sample is not None:
           report.sample(step, sample(state))
         if plan.best_metric:
@@ -162,7 +162,7 @@ class Late:
       scalars["train/examples_per_second"] = (step - self._since_step) * self._batch_size / seconds
     self.pause()
     self._report.train(step, scalars)
-    refuse_bad_numbers(step, {"train/loss": scalars["train/loss"]})
+    refuse_bad_numbers(step, {name: value for name, value in scalars.items() if name.endswith("loss")})
 
   def settle(self) -> None:
     """Reads what is held and makes sure that the newest numbers are numbers, logged or not."""

@@ -7,7 +7,7 @@ LOWER_IS_BETTER = ("loss", "mse", "mae", "error", "perplexity", "distance", "div
 
 
 def lower_is_better(metric: str) -> bool:
-  """By the metric's last word: validation/loss falls, validation/accuracy rises."""
+  """By the metric's last word: validation/loss and generated/frechet_distance fall, all that is not named rises."""
   return metric.rpartition("/")[2].endswith(LOWER_IS_BETTER)
 
 

@@ -102,6 +102,18 @@ def supervised(
       return {"target": batch["target"], "prediction": outputs * target_scale + target_center, "loss": losses_B}
     return metrics.classification_examples(outputs, batch["label"], losses_B)
 
+  def features(state: State, batch: Batch) -> jax.Array:
+    seen = []
+
+    def watch(call, arguments, named, context):
+      if context.module.name == "head" and context.method_name == "__call__":
+        seen.append(arguments[0])
+      return call(*arguments, **named)
+
+    with nn.intercept_methods(watch):
+      outputs_of(state, batch)
+    return seen[0].reshape(seen[0].shape[0], -1).astype(jnp.float32)
+
   def flops(batch: Batch) -> float:
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), input_of(batch))
     return training_flops(lambda v, x: model.apply(v, x, train=False), variables, input_of(batch))
@@ -112,6 +124,7 @@ def supervised(
     evaluate=evaluate,
     summarize=metrics.regression_summary if regression else metrics.classification_summary,
     per_example=per_example,
+    features=features,
     flops=flops,
   )
 

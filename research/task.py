@@ -11,7 +11,8 @@ Key = jax.Array  # a typed PRNG key
 Batch = Mapping[str, jax.Array]  # "image" or "features"; "label" or "target"; "mask"; "index": B first
 Metrics = Mapping[str, jax.Array]  # float32 scalars of one step
 Sums = Mapping[str, jax.Array]  # what adds up over batches and hosts
-Sample = Any  # images_NHWC uint8, or text
+Pictures = Any  # images_NHWC, or images_RKHWC in rows of K; C is 1 or 3; uint8, or floats in [0, 1]
+Sample = Pictures | str | Mapping[str, Pictures | str]  # of several, the first is the one that a film is made of
 
 
 @struct.dataclass
@@ -42,8 +43,11 @@ class Task:
     summarize: summed sums → named numbers, on the host.
     per_example: (state, batch) → arrays_B for the report: "label", "prediction", "loss" and the prediction's
       "probability" of a classifier; "target", "prediction", "loss" of a regression.
-    judge: (state, key) → numbers that need the whole set at once.
-    sample: (state, key) → pictures or text to look at.
+    features: (state, batch) → features_BD float32, what the head sees: another run's generator is judged by them.
+    judge: (state, key) → {"split/name": value}, numbers that need the whole set at once. It runs on the host and
+      compiles what it likes, as `sample` does.
+    sample: (state, key, count) → about `count` pictures or texts to look at. One key gives one choice of noise, so
+      samples of different steps can be compared.
     flops: batch → analytic model FLOPs of one step.
   """
 
@@ -52,8 +56,9 @@ class Task:
   evaluate: Callable[[State, Batch], Sums]
   summarize: Callable[[Sums], dict[str, float]]
   per_example: Callable[[State, Batch], dict[str, jax.Array]] | None = None
+  features: Callable[[State, Batch], jax.Array] | None = None
   judge: Callable[[State, Key], dict[str, float]] | None = None
-  sample: Callable[[State, Key], Sample] | None = None
+  sample: Callable[[State, Key, int], Sample] | None = None
   flops: Callable[[Batch], float] | None = None
 
 

@@ -75,7 +75,55 @@ def spirals(size: int = 1000, classes: int = 2, noise: float = 0.02, seed: int =
   return Made(points_N2, label_N, classes)
 
 
-SETS: dict[str, Callable[..., Made]] = {"line": line, "line_noisy": line_noisy, "rings": rings, "spirals": spirals}
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+  """Equally likely Gaussians: centers_MD and one standard deviation."""
+
+  centers_MD: np.ndarray
+  sigma: float
+
+
+def ring_mixture(modes: int = 8, radius: float = 2.0, sigma: float = 0.02) -> Mixture:
+  """Gaussians around a circle (Metz et al. 2017, appendix A)."""
+  return Mixture(_polar(np.full(modes, radius), 2 * np.pi * np.arange(modes) / modes), sigma)
+
+
+def grid_mixture(side: int = 5, spacing: float = 2.0, sigma: float = 0.05) -> Mixture:
+  """side × side Gaussians on a square grid around the origin (Srivastava et al. 2017, section 4.1)."""
+  places = spacing * (np.arange(side) - (side - 1) / 2)
+  return Mixture(np.stack(np.meshgrid(places, places, indexing="ij"), axis=-1).reshape(-1, 2), sigma)
+
+
+def ring(size: int = 50_000, modes: int = 8, radius: float = 2.0, sigma: float = 0.02, seed: int = 0) -> Made:
+  """Points of `ring_mixture`; the label is the Gaussian's number."""
+  return _drawn(ring_mixture(modes, radius, sigma), size, seed)
+
+
+def grid(size: int = 50_000, side: int = 5, spacing: float = 2.0, sigma: float = 0.05, seed: int = 0) -> Made:
+  """Points of `grid_mixture`; the label is the Gaussian's number."""
+  return _drawn(grid_mixture(side, spacing, sigma), size, seed)
+
+
+def _drawn(mixture: Mixture, size: int, seed: int) -> Made:
+  random, modes = _generator(seed), len(mixture.centers_MD)
+  label_N = np.arange(size) % modes
+  return Made(mixture.centers_MD[label_N] + mixture.sigma * random.standard_normal((size, 2)), label_N, modes)
+
+
+SETS: dict[str, Callable[..., Made]] = {
+  "line": line, "line_noisy": line_noisy, "rings": rings, "spirals": spirals, "ring": ring, "grid": grid
+}  # fmt: skip
+MIXTURES: dict[str, Callable[..., Mixture]] = {"ring": ring_mixture, "grid": grid_mixture}
+
+
+def mixture(source: str) -> Mixture | None:
+  """The mixture that "synthetic:NAME?options" draws from; None for any other source."""
+  kind, _, rest = source.partition(":")
+  name, _, query = rest.partition("?")
+  if kind != "synthetic" or name not in MIXTURES:
+    return None
+  wanted = inspect.signature(MIXTURES[name]).parameters
+  return MIXTURES[name](**{key: value for key, value in _options(name, query).items() if key in wanted})
 
 
 def _polar(radius_N: np.ndarray, angle_N: np.ndarray) -> np.ndarray:
@@ -99,7 +147,7 @@ def _options(name: str, query: str) -> dict[str, int | float]:
     except ValueError:
       what = "an integer" if kind is int else "a number"
       raise UserError(f"data: synthetic:{name}: {key}={text!r} is not {what}") from None
-    lowest = {"size": 1, "classes": 1, "seed": 0, "noise": 0.0}.get(key, -np.inf)
+    lowest = {"size": 1, "classes": 1, "modes": 1, "side": 1, "seed": 0, "noise": 0.0, "sigma": 0.0}.get(key, -np.inf)
     if not lowest <= chosen[key] < np.inf:
       raise UserError(f"data: synthetic:{name}: {key}={text} must be finite and at least {lowest}")
   return chosen

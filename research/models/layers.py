@@ -23,7 +23,8 @@ import jax
 import jax.numpy as jnp
 
 from research.errors import UserError
-from research.models.convolution import convolve
+from research.kernels.conv_transpose import conv_transpose as transposed_convolution
+from research.kernels.convolution import convolve
 
 DType = Any  # a jax dtype or its name, "float32" or "bfloat16"
 Initializer = Callable[..., jax.Array]
@@ -33,6 +34,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "gelu": nn.gelu,  # the tanh form: half the CPU time of the exact one
   "tanh": jnp.tanh,
   "sigmoid": nn.sigmoid,
+  "leaky_relu": lambda x: nn.leaky_relu(x, 0.2),  # the slope of Radford et al. 2016
 }
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")  # He et al. 2015, section 2.2
@@ -49,7 +51,7 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
 
 def activation_initializer(activation: str) -> Initializer:
   """What keeps a signal's variance through it: He's initializer for rectifiers, Glorot's for saturating functions."""
-  return he_normal if activation in ("relu", "gelu") else glorot_uniform
+  return he_normal if activation in ("relu", "gelu", "leaky_relu") else glorot_uniform
 
 
 def dense(
@@ -101,6 +103,46 @@ def conv(
   )
 
 
+class ConvTranspose(nn.Module):
+  """A square transposed convolution, (B, H, W, C) → (B, strides·H, strides·W, features); parameters kernel and bias.
+
+  The kernel (kernel, kernel, C, features) is laid on the output as it is (`kernels.conv_transpose`).
+  """
+
+  features: int
+  kernel: int
+  strides: int = 2
+  use_bias: bool = False
+  dtype: DType = jnp.float32
+  kernel_init: Initializer = he_normal
+
+  @nn.compact
+  def __call__(self, x_BHWC: jax.Array) -> jax.Array:
+    kernel_init = nn.with_logical_partitioning(self.kernel_init, (None, None, "conv_in", "conv_out"))
+    shape = (self.kernel, self.kernel, x_BHWC.shape[-1], self.features)
+    kernel_HWCO = self.param("kernel", kernel_init, shape, jnp.float32).astype(self.dtype)
+    y_BHWO = transposed_convolution(x_BHWC.astype(self.dtype), kernel_HWCO, (self.strides, self.strides), "SAME")
+    if self.use_bias:
+      bias_init = nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",))
+      bias_O = self.param("bias", bias_init, (self.features,), jnp.float32).astype(self.dtype)
+      y_BHWO = y_BHWO + bias_O.reshape(1, 1, 1, -1)
+    return y_BHWO
+
+
+def conv_transpose(
+  features: int,
+  kernel: int,
+  *,
+  strides: int = 2,
+  use_bias: bool = False,
+  dtype: DType = jnp.float32,
+  kernel_init: Initializer = he_normal,
+  name: str | None = None,
+) -> ConvTranspose:
+  """A square transposed 2-D convolution that enlarges (B, H, W, C) by `strides`."""
+  return ConvTranspose(features, kernel, strides, use_bias, dtype, kernel_init, name=name)
+
+
 class Norm(nn.Module):
   """Normalises the last axis' channels by `kind`, in float32 whatever the compute dtype; the result has `dtype`.
 
@@ -112,6 +154,7 @@ class Norm(nn.Module):
   kind: str
   dtype: DType = jnp.float32
   scale_init: Initializer = nn.initializers.ones
+  affine: bool = True  # whether it has a scale and a bias
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -119,6 +162,8 @@ class Norm(nn.Module):
       return x
     options = {
       "epsilon": 1e-5,
+      "use_scale": self.affine,
+      "use_bias": self.affine,
       "dtype": jnp.float32,
       "scale_init": nn.with_logical_partitioning(self.scale_init, ("norm",)),
       "bias_init": nn.with_logical_partitioning(nn.initializers.zeros, ("norm",)),

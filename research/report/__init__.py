@@ -9,14 +9,18 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from research.report import predictions, record, samples
+from research.report import alarms, predictions, record, samples
 from research.report.atomic import cannot_write, write_atomically
 from research.report.events import Events
 from research.report.measures import say, say_seconds
 from research.report.terminal import open_terminal
+
+if TYPE_CHECKING:
+  from research.task import Sample
 
 
 class Report:
@@ -64,6 +68,10 @@ class Report:
     kept = record.truncate_after(metrics, start_step if start_step > 0 else -1)
     self._start = start_step
     self._known = {name for line in kept if line["step"] == start_step for name in line}
+    self._kept_samples = {path for paths in kept_samples.values() for path in paths}
+    self._watch = alarms.Watch()
+    for line in kept:
+      self._watch.see(line)  # what they were alarming about was told then
     self._writer = record.Writer(metrics)
     self._terminal.header(header)
     self._events = Events(self.workdir / "tensorboard", kept, kept_samples, self.note)
@@ -84,24 +92,45 @@ class Report:
 
   def train(self, step: int, scalars: Mapping[str, float]) -> None:
     """Records what was measured while training, under full names: {"train/loss": 0.3}. Reads each value at once."""
-    self._append(step, scalars)
+    found = self._append(step, scalars)
     self._terminal.train(step, scalars)
+    self._alarm(found)
 
   def evaluation(self, step: int, scalars: Mapping[str, float]) -> None:
     """Records what was measured on held-out data after `step` updates: {"validation/accuracy": 0.97}."""
-    self._append(step, scalars)
+    found = self._append(step, scalars)
     self._terminal.evaluation(step, scalars)
+    self._alarm(found)
 
-  def _append(self, step: int, scalars: Mapping[str, float]) -> None:
+  def _append(self, step: int, scalars: Mapping[str, float]) -> list[alarms.Alarm]:
     if step <= self._start and self._known:
       scalars = {name: value for name, value in scalars.items() if name not in self._known}
-    if scalars:
-      self._events.scalars(self._writer.append(step, scalars))
+    if not scalars:
+      return []
+    line = self._writer.append(step, scalars)
+    self._events.scalars(line)
+    return self._watch.see(line)
 
-  def sample(self, step: int, sample: np.ndarray | str) -> None:
-    """Keeps pictures (images_NHWC, uint8 or floats in [0, 1], as one grid) or a text under samples/."""
-    path = samples.write(self.workdir / "samples", step, sample)
-    self._events.sample(step, path)
+  def _alarm(self, found: Sequence[alarms.Alarm]) -> None:
+    for alarm in found:
+      self.note(f"alarm: {alarm.text}")
+
+  def sample(self, step: int, sample: "Sample") -> None:
+    """Keeps what the model makes under samples/: pictures as one grid, a text, or several of them by name.
+
+    The first of several is the main kind, samples/000500.png; another is samples/NAME/000500.png. Where nothing can be
+    drawn (the pictures are NaN, Pillow is missing) a note says so and the run goes on.
+
+    Raises ValueError for what is no `task.Sample`, UserError if the folder cannot be written.
+    """
+    try:
+      written = samples.write(self.workdir / "samples", step, sample)
+    except (ImportError, samples.NotNumbers) as error:
+      self.note(f"no samples of step {step:,}: {error}")
+      return
+    for kind, path in written.items():
+      if path not in self._kept_samples:  # the event of a step that is repeated after a resume is there already
+        self._events.sample(step, kind, path)
 
   def progress(self, step: int) -> None:
     """Moves the bar: `step` updates are finished. Costs less than a microsecond."""
@@ -153,21 +182,25 @@ class Report:
 
 
 def rebuild(workdir: Path, result: Mapping | None = None, note: Callable[[str], None] = print) -> Path:
-  """Draws pictures/ and report.html anew from the files of a run directory; returns the page's path.
+  """Draws pictures/, the film in it and report.html anew from a run directory's files; returns the page's path.
 
   Args:
     result: what result.json will say, where it is not there yet.
-    note: told one line if pictures cannot be drawn; the page is then made without them.
+    note: told one line if pictures or the film cannot be drawn; the page is then made without them.
 
   Raises:
     UserError: the directory holds no run, or its files are damaged.
   """
-  from research.report import page, pictures, run_directory
+  from research.report import film, page, pictures, run_directory
 
   run = run_directory.open_run(workdir, result)
   try:
     pictures.write_all(run, workdir / "pictures")
   except ImportError as error:
     note(f"no pictures: {error}")
+  try:
+    film.write(run.samples.get(samples.MAIN, []), workdir / film.PATH)
+  except (ImportError, film.CannotFilm) as error:
+    note(f"no film of the samples: {error}")
   write_atomically(workdir / "report.html", page.render(run))
   return workdir / "report.html"

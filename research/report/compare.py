@@ -12,13 +12,13 @@ from pathlib import Path
 from research import selection
 from research.errors import UserError
 from research.report.measures import is_plain, say, say_seconds, split_order
-from research.report.panels import panels
+from research.report.panels import FLOOR, panels
 from research.report.run_directory import Run
 
 _MOST_COLUMNS = 6  # runs; more of them become the rows
 _MOST_PANELS = 6
 _UNTOLD_FLAGS = ("workdir",)  # it always differs and means nothing
-_DASHES = {"train": ":", "validation": "-", "test": "--"}
+_DASHES = {"train": ":", "validation": "-", "test": "--", FLOOR: (0, (4, 3))}
 
 Facts = dict[str, list[str]]  # what is told → its text for each run
 

@@ -13,18 +13,17 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from research.report import samples
 from research.report.record import Record
-
-_SAMPLE = "sample"  # the tag of pictures and texts
 
 
 class Events:
-  """Rewrites the event files in `folder` from `records` and the sample files, then appends to them.
+  """Rewrites the event files in `folder` from `records` and the sample files by kind, then appends to them.
 
   note: told one line, once, if the copy cannot be written; training needs no TensorBoard.
   """
 
-  def __init__(self, folder: Path, records: Iterable[Record], samples: Iterable[Path], note: Callable[[str], None]):
+  def __init__(self, folder: Path, records: Iterable[Record], files: samples.Files, note: Callable[[str], None]):
     self._note = note
     self._file = None
     with self._forgiving():
@@ -39,8 +38,9 @@ class Events:
       self._file.write(_framed(Event(wall_time=time.time(), file_version="brain.Event:2")))
     for record in records:
       self.scalars(record)
-    for path in samples:
-      self.sample(int(path.stem), path, path.stat().st_mtime)
+    for kind, paths in files.items():
+      for path in paths:
+        self.sample(int(path.stem), kind, path, path.stat().st_mtime)
 
   def scalars(self, record: Record) -> None:
     """One event with every scalar of `record`, at the record's own step and time."""
@@ -52,12 +52,13 @@ class Events:
     values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars]
     self._write(int(record["step"]), record["time"], Summary(value=values))
 
-  def sample(self, step: int, path: Path, wall_time: float | None = None) -> None:
+  def sample(self, step: int, kind: str, path: Path, wall_time: float | None = None) -> None:
     """The PNG or text file at `path` as it is; `wall_time` is now if left out."""
     if self._file is None:
       return
     with self._forgiving():
-      summary = _image(path.read_bytes()) if path.suffix == ".png" else _text(path.read_text("utf-8"))
+      tag = samples.tag(kind)
+      summary = _image(tag, path.read_bytes()) if path.suffix == ".png" else _text(tag, path.read_text("utf-8"))
       self._write(step, time.time() if wall_time is None else wall_time, summary)
 
   def close(self) -> None:
@@ -89,16 +90,16 @@ def _framed(event) -> bytes:
   return length + struct.pack("<I", masked_crc32c(length)) + message + struct.pack("<I", masked_crc32c(message))
 
 
-def _image(png: bytes):
+def _image(tag: str, png: bytes):
   from tensorboardX.proto.summary_pb2 import Summary
 
   width, height = struct.unpack(">II", png[16:24])  # the IHDR chunk comes first in every PNG
   image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
-  return Summary(value=[Summary.Value(tag=_SAMPLE, image=image)])
+  return Summary(value=[Summary.Value(tag=tag, image=image)])
 
 
-def _text(content: str):
+def _text(tag: str, content: str):
   from tensorboardX.summary import text
 
   # TensorBoard renders Markdown; an indented block keeps a sample as it was written.
-  return text(_SAMPLE, "".join(f"    {line}\n" for line in content.splitlines()))
+  return text(tag, "".join(f"    {line}\n" for line in content.splitlines()))

@@ -25,8 +25,9 @@ def sections(predictions: Predictions | None) -> str:
   return _regression(predictions) if "target" in predictions else ""
 
 
-def data_uri(png: bytes) -> str:
-  return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def data_uri(picture: bytes, kind: str = "image/png") -> str:
+  """The address of a picture that the page carries in itself."""
+  return f"data:{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def _classifier(predictions: Predictions) -> str:

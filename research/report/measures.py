@@ -8,19 +8,26 @@ import math
 
 def is_share(name: str) -> bool:
   """Whether the metric is a share of 1 that reads best in per cent."""
-  return not {"accuracy", "precision", "recall", "f1"}.isdisjoint(name.rsplit("/", 1)[-1].split("_"))
+  measure = name.rsplit("/", 1)[-1]
+  shares = {"accuracy", "precision", "recall", "f1", "coverage"}
+  return measure == "high_quality" or not shares.isdisjoint(measure.split("_"))
 
 
 def is_plain(name: str) -> bool:
-  """Whether no value of the metric is better than another: it tells how the run went, not how well."""
-  return name.endswith(("learning_rate", "per_second", "epoch", "norm"))
+  """Whether no value of the metric is better than another: it tells how the run went, or a floor, not how well."""
+  return is_floor(name) or name.endswith(("learning_rate", "per_second", "epoch", "norm", "logit", "distance_error"))
+
+
+def is_floor(name: str) -> bool:
+  """Whether it is what the real data themselves score by this measure: a constant to compare with."""
+  return name.startswith("floor/")
 
 
 def split_order(name: str) -> int:
-  """Sorts `split/name` by what a reader asks first: test, validation, train, the rest."""
+  """Sorts `split/name` by what a reader asks first: test, validation, train, the rest, floors."""
   order = ("test", "validation", "train")
   split = name.split("/")[0]
-  return order.index(split) if split in order else len(order)
+  return order.index(split) if split in order else len(order) + is_floor(name)
 
 
 def say(name: str, value: float) -> str:

@@ -10,25 +10,23 @@ import shlex
 from collections.abc import Iterable, Mapping
 
 from research import selection
-from research.report import findings, svg
-from research.report.measures import is_plain, say, say_number, say_seconds, split_order
+from research.report import alarms, findings, gallery, svg
+from research.report.measures import is_floor, is_plain, say, say_number, say_seconds, split_order
 from research.report.panels import Panel, panels
 from research.report.record import number
 from research.report.run_directory import Run
 from research.report.style import CSS
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_MOST_SAMPLES = 7
 _UNSHOWN = ("command", "arguments", "defaults", "starts")  # of run.json: shown elsewhere, or in other words
 _HASH = re.compile("[0-9a-f]{32,}")
-_MOST_PICTURE_BYTES = 4_000_000  # of samples in the page; a page is to be sent around
 
 
 def render(run: Run) -> str:
   """The whole page as HTML."""
   body = "".join([
-    _header(run), _tiles(run), _charts(run), _samples(run), findings.sections(run.predictions), _numbers(run),
-    _flags(run), _environment(run),
+    _header(run), _alarms(run), _tiles(run), gallery.section(run), _charts(run), findings.sections(run.predictions),
+    _numbers(run), _flags(run), _environment(run),
   ])
   return (
     '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -51,18 +49,26 @@ def _header(run: Run) -> str:
           f"<p>{html.escape(' · '.join(facts))}</p></header>")
 
 
+def _alarms(run: Run) -> str:
+  rows = "".join(
+    f"<li><b>step {alarm.step:,}</b><span>{html.escape(alarm.text)}</span></li>" for alarm in alarms.signs(run.records)
+  )
+  return f'<section class="alarms"><h2>Alarms</h2><ul>{rows}</ul></section>' if rows else ""
+
+
 def _tiles(run: Run) -> str:
   metrics = {name: number(value) for name, value in run.result.get("metrics", {}).items()}
   if not metrics:
     metrics = {name: value for name, value in run.final.items() if not name.startswith("train/")}
   tiles = []
-  for place, (name, value) in enumerate(list(metrics.items())[:7]):
-    tiles.append(_tile(re.sub("[/_]", " ", name), say(name, value), _best_of(run, name), main=place == 0))
-  tiles.append(_tile("steps", f"{run.step:,}", ""))
-  tiles.append(_tile("wall time", say_seconds(run.wall_seconds), ""))
+  for place, (name, value) in enumerate([pair for pair in metrics.items() if not is_floor(pair[0])][:7]):
+    more = [_best_of(run, name), _floor_of(run, name)]
+    tiles.append(_tile(re.sub("[/_]", " ", name), say(name, value), more, main=place == 0))
+  tiles.append(_tile("steps", f"{run.step:,}"))
+  tiles.append(_tile("wall time", say_seconds(run.wall_seconds)))
   parameters = run.environment.get("parameters", run.environment.get("parameter_count"))
   if isinstance(parameters, int):
-    tiles.append(_tile("parameters", f"{parameters:,}", ""))
+    tiles.append(_tile("parameters", f"{parameters:,}"))
   few = " few" if len(tiles) <= 6 else ""
   return f'<section class="tiles{few}">{"".join(tiles)}</section>'
 
@@ -72,13 +78,19 @@ def _best_of(run: Run, name: str) -> str:
   return f"best {say(name, found[1])} · step {found[0]:,}" if found and len(run.curves[name][0]) > 1 else ""
 
 
+def _floor_of(run: Run, name: str) -> str:
+  floor = f"floor/{name.partition('/')[2]}"
+  return f"real data {say(floor, run.final[floor])}" if floor in run.final else ""
+
+
 def _best(run: Run, name: str) -> tuple[int, float] | None:
   return selection.best(name, list(zip(*run.curves[name], strict=True))) if name in run.curves else None
 
 
-def _tile(name: str, value: str, more: str, main: bool = False) -> str:
+def _tile(name: str, value: str, more: Iterable[str] = (), main: bool = False) -> str:
+  lines = "<br>".join(html.escape(line) for line in more if line)
   return (f'<div class="tile{" main" if main else ""}"><div class="name">{html.escape(name)}</div>'
-          f'<div class="value">{html.escape(value)}</div><div class="more">{html.escape(more)}</div></div>')
+          f'<div class="value">{html.escape(value)}</div><div class="more">{lines}</div></div>')
 
 
 def _charts(run: Run) -> str:
@@ -90,34 +102,15 @@ def _charts(run: Run) -> str:
 
 
 def _chart(panel: Panel) -> str:
-  keys = "".join(f'<span><i class="key-{svg.colour(line.name, place)}"></i>{html.escape(line.name)}</span>'
-                 for place, line in enumerate(panel.lines))
+  keys = "".join(
+    f'<span><i class="key-{svg.colour(line.name, place)}{" flat" if line.flat else ""}"></i>'
+    f"{html.escape(line.name)}</span>"
+    for place, line in enumerate(panel.lines)
+  )
   scale = " (log)" if panel.logarithmic else ""
   title = html.escape(panel.name.replace("_", " ")) + scale
   return (f'<div class="card"><div class="head"><h3>{title}</h3><div class="legend">{keys}</div></div>'
           f"{svg.curves(panel)}</div>")
-
-
-def _samples(run: Run) -> str:
-  if not run.samples:
-    return ""
-  # The last one, and others spread evenly over the run.
-  count = len(run.samples)
-  places = sorted({round(index * (count - 1) / (_MOST_SAMPLES - 1)) for index in range(_MOST_SAMPLES)})
-  room, entries = _MOST_PICTURE_BYTES, []
-  for place in reversed(places):
-    path = run.samples[place]
-    size = path.stat().st_size
-    if size > room:
-      continue
-    room -= size
-    caption = f"<figcaption>step {int(path.stem):,}</figcaption>"
-    if path.suffix == ".png":
-      body = f'<img src="{findings.data_uri(path.read_bytes())}" alt="samples at step {int(path.stem)}">'
-    else:
-      body = f"<pre>{html.escape(path.read_text('utf-8', errors='replace'))}</pre>"
-    entries.append(f"<figure{' class=last' if place == count - 1 else ''}>{body}{caption}</figure>")
-  return f'<h2>Samples</h2><p class="lead">The newest first.</p><div class="samples">{"".join(entries)}</div>'
 
 
 def _numbers(run: Run) -> str:

@@ -8,21 +8,26 @@ import math
 from collections.abc import Mapping, Sequence
 
 from research import selection
-from research.report.measures import is_plain
+from research.report.measures import is_floor, is_plain
 
+FLOOR = "floor (real data)"  # how the line of a floor is labelled
 _POINTS = 600
 _SPLITS = ("train", "validation", "test")  # drawn in this order, in these fixed colours
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """One curve; `smooth` is its running mean where it is noisy enough to want one, else empty."""
+  """One curve; `smooth` is its running mean where it is noisy enough to want one, else empty.
+
+  A `flat` line is a constant, drawn dashed across the whole panel, whatever its steps.
+  """
 
   name: str
   steps: list[int]
   values: list[float]
   smooth: list[float]
   best: tuple[int, float] | None
+  flat: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +56,9 @@ def _order(name: str) -> int:
 
 
 def _panel(leaf: str, names: Sequence[str], curves: Mapping) -> Panel:
-  lines = [line(name.split("/")[0] if "/" in name else name, name, *curves[name]) for name in names]
+  drawn = [name for name in names if not is_floor(name)]
+  lines = [line(name.split("/")[0] if "/" in name else name, name, *curves[name]) for name in drawn]
+  lines += [floor(*curves[name]) for name in names if is_floor(name)]
   finite = [value for one in lines for value in one.values if math.isfinite(value)]
   falls = selection.lower_is_better(leaf)
   logarithmic = bool(finite) and falls and min(finite) > 0 and max(finite) > 50 * min(finite)
@@ -70,6 +77,12 @@ def line(label: str, metric: str, steps: Sequence[int], values: Sequence[float])
     [smooth[i] for i in picked] if smooth else [],
     None if is_plain(metric) else selection.best(metric, list(zip(steps, values, strict=True))),
   )
+
+
+def floor(steps: Sequence[int], values: Sequence[float]) -> Line:
+  """What the real data score, a constant: its last number stands for all."""
+  known = [pair for pair in zip(steps, values, strict=True) if math.isfinite(pair[1])][-1:]
+  return Line(FLOOR, [step for step, _ in known], [value for _, value in known], [], None, flat=True)
 
 
 def thin(values: Sequence[float], points: int = _POINTS) -> list[int]:

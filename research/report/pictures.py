@@ -15,11 +15,12 @@ import numpy as np
 from research.report import tables
 from research.report.atomic import cannot_write, write_atomically
 from research.report.measures import say, say_number
-from research.report.panels import Line, Panel, panels
+from research.report.panels import FLOOR, Line, Panel, panels
 from research.report.run_directory import Run
 
 # Okabe and Ito's colours, grey for training; the page uses the same.
-SPLIT_COLOURS = {"train": "#8a929c", "validation": "#0072b2", "test": "#d55e00"}
+SPLIT_COLOURS = {"train": "#8a929c", "validation": "#0072b2", "test": "#d55e00", FLOOR: "#8a929c"}
+FLOOR_DASHES = (0, (4, 3))
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#000000", "#8a929c")
 _STYLE = {
   "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
@@ -106,7 +107,13 @@ def curves_figure(shown: Sequence[Panel]):
 
 
 def draw_line(axes, line: Line, colour: str, style: str = "-") -> None:
-  """A curve, faint under its running mean where it has one, and a ring at the best held-out value."""
+  """A curve, faint under its running mean where it has one, and a ring at the best held-out value.
+
+  A floor is dashed across the whole plot, whatever the `style`.
+  """
+  if line.flat:
+    axes.axhline(line.values[0], color=colour, linestyle=FLOOR_DASHES, linewidth=1.4, label=line.name)
+    return
   axes.plot(line.steps, line.values, style, color=colour, linewidth=0.8 if line.smooth else 1.6,
             alpha=0.3 if line.smooth else 1, label=None if line.smooth else line.name)  # fmt: skip
   if line.smooth:

@@ -25,7 +25,7 @@ class Run:
     environment: run.json; {} without one.
     result: result.json; {} while the run is not finished.
     predictions: the arrays of predictions.npz, None without one.
-    samples: the files under samples/, by step.
+    samples: the files under samples/, each kind's by step; "" is the main kind.
   """
 
   path: Path
@@ -36,7 +36,7 @@ class Run:
   environment: dict
   result: dict
   predictions: predictions.Predictions | None
-  samples: list[Path]
+  samples: samples.Files
 
   @property
   def name(self) -> str:

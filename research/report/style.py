@@ -7,13 +7,13 @@ CSS = """
   color-scheme: light dark;
   --paper: #fdfdfb; --card: #ffffff; --ink: #1c1f24; --soft: #5f6670; --faint: #9aa1ab; --rule: #e4e5e1;
   --accent: #0072b2; --c0: #8a929c; --c1: #0072b2; --c2: #d55e00; --c3: #009e73; --c4: #cc79a7; --c5: #b8860b;
-  --right: 0, 114, 178; --wrong: 213, 94, 0; --deep: #ffffff;
+  --right: 0, 114, 178; --wrong: 213, 94, 0; --deep: #ffffff; --alarm: #b3261e; --alarm-paper: #fdf1ef;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #14161a; --card: #1b1e23; --ink: #e8e9ea; --soft: #a3a9b2; --faint: #70777f; --rule: #2c3037;
     --accent: #56b4e9; --c0: #8d949d; --c1: #56b4e9; --c2: #f28c4b; --c3: #2dc198; --c4: #dd9dc0; --c5: #e6b93c;
-    --right: 86, 180, 233; --wrong: 242, 140, 75; --deep: #0d0f12;
+    --right: 86, 180, 233; --wrong: 242, 140, 75; --deep: #0d0f12; --alarm: #ff8a80; --alarm-paper: #2a1b1b;
   }
 }
 * { box-sizing: border-box; }
@@ -47,6 +47,11 @@ pre { background: var(--card); border: 1px solid var(--rule); border-radius: 10p
   border-color: var(--accent); }
 .tile.main .value { font-size: clamp(2.5rem, 6vw, 3.5rem); letter-spacing: -.035em; color: var(--accent); }
 .tile.main .name { font-size: .95rem; }
+.alarms { margin-top: 1.8rem; padding: 15px 20px 17px; border: 1px solid var(--alarm); border-left-width: 6px;
+  border-radius: 12px; background: var(--alarm-paper); }
+.alarms h2 { margin: 0 0 .5rem; color: var(--alarm); font-size: 1.05rem; }
+.alarms ul { list-style: none; margin: 0; padding: 0; font-size: .93rem; }
+.alarms li { display: grid; grid-template-columns: 7.5em 1fr; gap: 0 14px; padding: 3px 0; overflow-wrap: anywhere; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 18px; }
 .card { background: var(--card); border: 1px solid var(--rule); border-radius: 12px; padding: 16px 18px 12px;
   min-width: 0; }
@@ -55,8 +60,10 @@ pre { background: var(--card); border: 1px solid var(--rule); border-radius: 10p
 .legend { color: var(--soft); font-size: .8rem; display: flex; flex-wrap: wrap; gap: 2px 14px; }
 .legend i { display: inline-block; width: 14px; height: 3px; border-radius: 2px; margin-right: 6px;
   vertical-align: middle; }
+.legend i.flat { height: 0; border-top: 2px dashed var(--c0); border-radius: 0; background: none; }
 .curve { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
 .curve.raw { opacity: .28; stroke-width: 1.2; }
+.curve.flat { stroke-dasharray: 7 6; stroke-linecap: butt; stroke-width: 1.8; }
 .best { fill: none; stroke-width: 1.6; }
 .point { opacity: .55; }
 .diagonal { stroke: var(--faint); stroke-dasharray: 5 5; fill: none; }
@@ -102,9 +109,14 @@ figure img { width: 100%; display: block; border-radius: 8px; border: 1px solid 
 figcaption { font-size: .8rem; line-height: 1.35; margin-top: 6px; overflow-wrap: anywhere; }
 figcaption small { color: var(--soft); font-size: .76rem; }
 .said { color: var(--c2); font-weight: 600; }
-.samples { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 170px), 1fr)); gap: 16px;
+.samples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 150px), 1fr)); gap: 16px;
   align-items: start; }
-.samples .last { grid-column: span 2; }
+.samples img { image-rendering: auto; }
+.stage, .kinds { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 18px;
+  align-items: start; }
+.stage figure { max-width: 640px; } .stage pre { overflow-y: auto; max-height: 34em; }
+.stage + .kinds { margin-top: 18px; }
+h3.earlier { margin: 1.6rem 0 .6rem; }
 details { margin-top: .8rem; } summary { cursor: pointer; color: var(--soft); font-size: .9rem; }
 tr.changed td:first-child, tr.changed td.value { font-weight: 600; }
 footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--rule); color: var(--faint);

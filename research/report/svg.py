@@ -8,11 +8,11 @@ import math
 from collections.abc import Sequence
 
 from research.report.measures import say, say_number
-from research.report.panels import Line, Panel, log_ticks, ticks
+from research.report.panels import FLOOR, Line, Panel, log_ticks, ticks
 
 _WIDTH, _HEIGHT = 640, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 12, 34
-COLOURS = {"train": 0, "validation": 1, "test": 2}
+COLOURS = {"train": 0, "validation": 1, "test": 2, FLOOR: 0}
 
 
 class _Axis:
@@ -36,7 +36,10 @@ def colour(name: str, place: int) -> int:
 
 
 def curves(panel: Panel) -> str:
-  """One panel as an <svg>: faint raw curves under their running means, a dot on each evaluation and on the best."""
+  """One panel as an <svg>: faint raw curves under their running means, a dot on each evaluation and on the best.
+
+  A floor is a dashed line across.
+  """
   finite = [value for line in panel.lines for value in line.values if math.isfinite(value)] or [0.0]
   steps = [step for line in panel.lines for step in line.steps]
   x = _Axis(*_span(min(steps), max(steps), 0), _LEFT, _WIDTH - _RIGHT)
@@ -51,6 +54,10 @@ def curves(panel: Panel) -> str:
 
 
 def _line(measure: str, line: Line, shade: int, x: _Axis, y: _Axis) -> str:
+  if line.flat:
+    title = html.escape(f"{line.name}: {say(measure, line.values[0])}")
+    return (f'<path class="curve flat line-{shade}" d="M{_LEFT} {y(line.values[0])}H{_WIDTH - _RIGHT}">'
+            f"<title>{title}</title></path>")
   raw = _path(line.steps, line.values, x, y)
   parts = [f'<path class="curve line-{shade}{" raw" if line.smooth else ""}" d="{raw}"/>']
   if line.smooth:

@@ -16,17 +16,24 @@ COMMAND = [
   "--run.checkpoint_every=20", "--run.log_every=50", "--data.batch_size=16", "--parallel.mesh=data:1",
   "--model.widths=16", "--model.dropout=0.2", "--optim.ema_decay=0.9",
 ]  # fmt: skip
+# Two optimizers, singular vectors, batch statistics and an average: all that a game keeps.
+GAN = [
+  sys.executable, "-m", "experiments.gan", "--data.source=synthetic:ring?size=400", "--run.steps=1500",
+  "--run.eval_every=500", "--run.checkpoint_every=20", "--run.log_every=50", "--data.batch_size=16",
+  "--parallel.mesh=data:1", "--model.name=mlp", "--model.widths=8,8", "--model.conditional", "--model.spectral_norm",
+  "--gan.critic_steps=2", "--gan.r1=0.1", "--optim.name=adam", "--optim.ema_decay=0.9",
+]  # fmt: skip
 VOLATILE = ("time", "train/examples_per_second")
 
 
-def start(workdir):
+def start(workdir, command=COMMAND):
   return subprocess.Popen(
-    [*COMMAND, f"--workdir={workdir}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    [*command, f"--workdir={workdir}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
   )
 
 
-def finish(workdir):
-  process = start(workdir)
+def finish(workdir, command=COMMAND):
+  process = start(workdir, command)
   output = process.communicate(timeout=120)[0]
   assert process.returncode == 0, output
   return output
@@ -60,23 +67,39 @@ def lines(workdir):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-  workdir = tmp_path_factory.mktemp("whole") / "run"
-  finish(workdir)
-  return workdir
+  """command → the directory of an uninterrupted run of it, made once."""
+  made = {}
+
+  def run(command):
+    if command[2] not in made:
+      made[command[2]] = tmp_path_factory.mktemp("whole") / "run"
+      finish(made[command[2]], command)
+    return made[command[2]]
+
+  return run
 
 
 @pytest.mark.filterwarnings("ignore:Sharding info not provided:UserWarning")  # a bare load has no sharding to give
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75), (signal.SIGINT, 75)])
-def test_the_resumed_run_is_the_uninterrupted_one(whole, tmp_path, number, code):
-  workdir = tmp_path / "run"
-  process = start(workdir)
+@pytest.mark.parametrize(
+  ("command", "number", "code"),
+  [
+    (COMMAND, signal.SIGKILL, -9),
+    (COMMAND, signal.SIGTERM, 75),
+    (COMMAND, signal.SIGINT, 75),
+    (GAN, signal.SIGKILL, -9),
+  ],
+  ids=["mlp killed", "mlp terminated", "mlp interrupted", "gan killed"],
+)
+def test_the_resumed_run_is_the_uninterrupted_one(whole, tmp_path, command, number, code):
+  whole, workdir = whole(command), tmp_path / "run"
+  process = start(workdir, command)
   reached = wait_for_step(process, workdir, 300)
   process.send_signal(number)
   output = process.communicate(timeout=60)[0]
   assert process.returncode == code, output
   assert not Path(workdir, "result.json").exists()
 
-  output = finish(workdir)
+  output = finish(workdir, command)
   assert "going on from step" in output
   went_on_from = int(output.split("going on from step ")[1].split()[0])
   assert went_on_from >= reached

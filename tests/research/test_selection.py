@@ -21,6 +21,18 @@ def test_best_is_the_earliest_of_the_best(metric, scores, best):
   assert selection.best(metric, scores) == best
 
 
+@pytest.mark.parametrize("name", ["loss", "frechet_distance", "kernel_distance", "divergence"])
+def test_what_should_be_low(name):
+  assert selection.lower_is_better(f"generated/{name}")
+
+
+@pytest.mark.parametrize(
+  "name", ["accuracy", "precision", "recall", "modes", "high_quality", "elbo", "psnr", "gain_db", "coverage"]
+)
+def test_what_should_be_high(name):
+  assert not selection.lower_is_better(f"generated/{name}")
+
+
 @pytest.mark.parametrize(
   ("values", "patience", "expected"),
   [([1, 2, 3], 2, True), ([3, 2, 1], 2, False), ([1, 2], 2, False), ([1, 2, 0.5, 1], 3, False), ([1, 9, 9], 0, False)],

@@ -48,19 +48,28 @@ def test_after_a_resume_no_step_is_missing_or_there_twice(tmp_path):
   accumulator = read(tmp_path)
   found = [(event.step, event.value) for event in accumulator.Scalars("train/loss")]
   assert found == [(step, step if step <= 4 else 10 * step) for step in range(1, 11)]
-  assert [image.step for image in accumulator.Images("sample")] == [2]
+  assert [image.step for image in accumulator.Images("samples")] == [2]
   assert len(list((tmp_path / "tensorboard").iterdir())) == 1
 
 
-def test_pictures_and_texts_arrive_as_they_are(tmp_path):
+@pytest.mark.parametrize("resumed", [False, True])
+def test_pictures_and_texts_arrive_as_they_are(tmp_path, resumed):
+  sample = {"main": np.zeros((2, 4, 6, 3), np.uint8), "walk": np.zeros((1, 4, 6, 1), np.uint8)}
   with open_report(tmp_path) as report:
-    report.sample(3, np.zeros((2, 4, 6, 3), np.uint8))
+    report.train(4, {"train/loss": 1.0})
+    report.sample(3, sample)
     report.sample(4, "to be\nor not")
+  if resumed:
+    with open_report(tmp_path, start_step=4) as report:
+      report.sample(4, "to be\nor not")  # repeated right after the resume
   accumulator = read(tmp_path)
-  (image,) = accumulator.Images("sample")
-  assert (image.step, image.height, image.width) == (3, 4, 2 * 6 + 2)
+  (image,) = accumulator.Images("samples")
+  factor = 800 // (6 + 1 + 6)
+  assert (image.step, image.height, image.width) == (3, factor * 4, factor * (6 + 1 + 6))
   assert image.encoded_image_string == (tmp_path / "samples" / "000003.png").read_bytes()
-  (text,) = accumulator.Tensors("sample/text_summary")
+  (walk,) = accumulator.Images("samples/walk")
+  assert (walk.step, walk.encoded_image_string) == (3, (tmp_path / "samples" / "walk" / "000003.png").read_bytes())
+  (text,) = accumulator.Tensors("samples/text_summary")
   assert text.tensor_proto.string_val[0] == b"    to be\n    or not\n"
 
 

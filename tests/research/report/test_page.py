@@ -1,6 +1,7 @@
 """report.html is one file that fetches nothing, lets no text act as markup, and says the run's numbers."""
 
 import html.parser
+import json
 import re
 import sys
 
@@ -117,6 +118,38 @@ def test_a_run_that_is_not_finished_has_a_page(make_run, monkeypatch):
   text = " ".join(parse(path).texts)
   assert "unfinished at step 5" in text
   assert "NaN" in text
+
+
+def test_alarms_are_in_a_box_at_the_top(make_run, monkeypatch):
+  path = make_run()
+  monkeypatch.setitem(sys.modules, "matplotlib", None)
+  rebuild(path, note=lambda _text: None)
+  assert "Alarms" not in parse(path).texts
+  with open(path / "metrics.jsonl", "a") as file:
+    for step, distance in ((1000, 9), (2000, 3), (3000, 4), (4000, 8), (5000, 7)):
+      file.write(f'{{"step": {step}, "time": 1.0, "<i>/frechet_distance": {distance}}}\n')
+  rebuild(path, note=lambda _text: None)
+  texts = parse(path).texts
+  box = texts[texts.index("Alarms") :]
+  assert box[1] == "step 5,000"
+  assert box[2].startswith("<i>/frechet_distance worsens: 7 at step 5,000, best was 3 at step 2,000")
+  assert texts.index("Alarms") < texts.index("Curves")
+
+
+def test_a_floor_stands_beside_its_metric_and_is_no_result_of_its_own(make_run, monkeypatch):
+  path = make_run()
+  monkeypatch.setitem(sys.modules, "matplotlib", None)
+  with open(path / "metrics.jsonl", "a") as file:
+    file.write('{"step": 4, "time": 1.0, "generated/recall": 0.5, "floor/recall": 0.75}\n')
+  result = json.loads((path / "result.json").read_text())
+  metrics = {"generated/recall": 0.5, "floor/recall": 0.75}
+  (path / "result.json").write_text(json.dumps({**result, "metrics": metrics}))
+  rebuild(path, note=lambda _text: None)
+  content = (path / "report.html").read_text()
+  tiles = content[content.index("tiles") : content.index("Curves")]
+  assert "generated recall" in tiles
+  assert "real data 75.00%" in tiles
+  assert "floor recall" not in tiles
 
 
 def test_a_class_that_matplotlib_cannot_say_is_no_matter(make_run):

@@ -1,13 +1,14 @@
 """What is drawn of a curve: grouping, thinning, smoothing and ticks."""
 
 import math
+import re
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research.report import panels
+from research.report import panels, svg
 
 
 def test_splits_of_a_measure_share_a_panel_and_the_loss_comes_first():
@@ -23,6 +24,32 @@ def test_splits_of_a_measure_share_a_panel_and_the_loss_comes_first():
 def test_the_best_is_the_lowest_loss_and_the_highest_accuracy():
   found = panels.panels({"test/loss": ([1, 2, 3], [2.0, 1.0, math.nan]), "test/accuracy": ([1, 2], [0.5, 0.25])})
   assert [panel.lines[0].best for panel in found] == [(2, 1.0), (1, 0.5)]
+
+
+def test_a_floor_is_a_flat_line_of_its_last_number():
+  curves = {
+    "floor/frechet_distance": ([5, 6, 7], [2.0, 3.0, math.nan]),
+    "generated/frechet_distance": ([10, 20, 30], [400.0, 200.0, 4.0]),
+    "floor/recall": ([0], [math.nan]),
+  }
+  (panel,) = panels.panels(curves)
+  generated, floor = panel.lines
+  assert (floor.name, floor.values, floor.flat, floor.best) == (panels.FLOOR, [3.0], True, None)
+  assert (generated.name, generated.flat, generated.best) == ("generated", False, (30, 4.0))
+  assert panel.logarithmic  # over 400 to 3
+
+
+@pytest.mark.parametrize("generated", [[9.0, 5.0], []])
+def test_a_floor_of_one_point_is_drawn_across_the_page(generated):
+  curves = {"floor/frechet_distance": ([7], [4.0])}
+  curves |= {"generated/frechet_distance": ([10, 20], generated)} if generated else {}
+  (panel,) = panels.panels(curves)
+  drawn = svg.curves(panel)
+  (path,) = re.findall(r'<path class="curve flat line-0" d="M([\d.]+) ([\d.]+)H(\d+)">', drawn)
+  axis = re.search(r'<path class="axis" d="M(\d+) (\d+)H(\d+)"', drawn)
+  assert (path[0], path[2]) == (axis[1], axis[3])
+  assert 0 < float(path[1]) < float(axis[2])  # within the frame, although all else is above it
+  assert f"<title>{panels.FLOOR}: 4</title>" in drawn
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=400), st.integers(10, 50))

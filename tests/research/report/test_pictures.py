@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from research.report import pictures, tables
+from research.report import panels, pictures, tables
 
 
 def test_a_classifier_leaves_curves_a_matrix_and_mistakes(make_run, classified):
@@ -26,6 +26,15 @@ def test_the_matrix_is_normalised_by_row_and_tells_counts():
 def test_a_matrix_of_many_classes_tells_no_counts():
   (axes, _) = pictures.confusion_figure(np.eye(13, dtype=int), list(map(str, range(13)))).axes
   assert not axes.texts
+
+
+def test_a_floor_is_dashed_across_the_plot():
+  curves = {"generated/recall": ([10, 20], [0.1, 0.5]), "floor/recall": ([10], [0.75])}
+  (axes,) = pictures.curves_figure(panels.panels(curves)).axes
+  generated, floor = axes.lines[0], axes.lines[-1]
+  assert (floor.get_label(), list(floor.get_ydata())) == (panels.FLOOR, [0.75, 0.75])
+  assert list(floor.get_xdata()) == [0, 1]  # shares of the plot's width
+  assert (floor.is_dashed(), generated.is_dashed()) == (True, False)
 
 
 @pytest.mark.parametrize("count", [1, 8, 9, 30])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from research.models.convolution import DIMENSIONS, convolve, weight_gradient
+from research.kernels.convolution import DIMENSIONS, convolution, convolve, input_gradient, reference, weight_gradient
 
 CASES = {
   # image (H, W), channels in and out, kernel (h, w), strides, padding
@@ -17,6 +17,9 @@ CASES = {
   "valid": ((6, 6), (2, 3), (3, 3), (1, 1), "VALID"),
   "1x1 with stride": ((8, 8), (3, 4), (1, 1), (2, 2), ((0, 0), (0, 0))),
   "a ResNet's stem, smaller": ((8, 9), (2, 3), (5, 5), (2, 2), ((2, 2), (2, 2))),
+  "a GAN's, smaller": ((8, 8), (3, 5), (4, 4), (2, 2), ((1, 1), (1, 1))),
+  "few channels, strided": ((8, 6), (1, 9), (4, 4), (2, 2), ((1, 1), (1, 1))),
+  "windows that leave a row unread": ((8, 9), (2, 3), (2, 2), (2, 2), ((0, 0), (0, 0))),
   "uneven strides and padding": ((9, 8), (2, 3), (3, 3), (3, 2), ((0, 2), (3, 1))),
 }
 
@@ -25,6 +28,53 @@ def arrays(shape, channels, kernel, batch=6):
   random = np.random.default_rng(0)
   x_BHWC = jnp.asarray(random.normal(size=(batch, *shape, channels[0])), jnp.float32)
   return x_BHWC, jnp.asarray(random.normal(size=(*kernel, *channels)), jnp.float32)
+
+
+def resolved(case):
+  """(x, kernel, output gradient, strides, pads) of a case."""
+  shape, channels, kernel, strides, padding = case
+  x_BHWC, kernel_HWIO = arrays(shape, channels, kernel, batch=3)
+  if isinstance(padding, str):
+    padding = tuple(lax.padtype_to_pads(shape, kernel, strides, padding))
+  sizes = reference.convolution(x_BHWC, kernel_HWIO, strides, padding).shape
+  return x_BHWC, kernel_HWIO, jnp.cos(jnp.arange(float(np.prod(sizes)))).reshape(sizes), strides, padding
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_each_operation_is_its_definition(case):
+  x_BHWC, kernel_HWIO, gradient_BHWO, strides, pads = resolved(case)
+  found = jax.jit(lambda x, kernel, g: (
+    convolution(x, kernel, strides, pads, None),
+    input_gradient(g, kernel, x.shape[1:3], strides, pads, None),
+    weight_gradient(x, g, kernel.shape[:2], strides, pads, None),
+  ))(x_BHWC, kernel_HWIO, gradient_BHWO)  # fmt: skip
+  expected = (
+    reference.convolution(x_BHWC, kernel_HWIO, strides, pads),
+    reference.input_gradient(gradient_BHWO, kernel_HWIO, x_BHWC.shape[1:3], strides, pads),
+    reference.weight_gradient(x_BHWC, gradient_BHWO, kernel_HWIO.shape[:2], strides, pads),
+  )
+  # float32 sums of up to a few hundred products of order one.
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_second_derivatives_are_xlas(case):
+  """A gradient penalty's: the squared gradient by the input, differentiated by the input and by the weights."""
+  x_BHWC, kernel_HWIO, _, strides, pads = resolved(case)
+
+  def penalty(function):
+    def loss(x_BHWC, kernel_HWIO):
+      return jnp.tanh(function(x_BHWC, kernel_HWIO)).sum()
+
+    def squared(x, w):
+      return sum((gradient**2).sum() for gradient in jax.grad(loss, (0, 1))(x, w))
+
+    return jax.jit(jax.grad(squared, (0, 1)))
+
+  ours = penalty(lambda x, w: convolve(x, w, strides, pads))(x_BHWC, kernel_HWIO)
+  theirs = penalty(lambda x, w: lax.conv_general_dilated(x, w, strides, pads, dimension_numbers=DIMENSIONS))
+  for a, b in zip(ours, theirs(x_BHWC, kernel_HWIO), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * float(jnp.abs(b).max()))
 
 
 def value_and_gradients(function, x_BHWC, kernel_HWIO):
@@ -52,8 +102,8 @@ def test_weights_gather_over_pieces(batch, side):
   # 40×40 is more than one piece's pixels; 7 examples of 16×16 do not divide into pieces of 4.
   x_BHWC, kernel_HWIO = arrays((side, side), (2, 3), (1, 2), batch)
   gradient_BHWO = jnp.sin(jnp.arange(batch * side * side * 3.0)).reshape(batch, side, side, 3)
-  ours = jax.jit(weight_gradient, static_argnums=(2, 3, 4))(
-    x_BHWC, gradient_BHWO, kernel_HWIO.shape, (1, 1), ((0, 0), (0, 1))
+  ours = jax.jit(weight_gradient, static_argnums=(2, 3, 4, 5))(
+    x_BHWC, gradient_BHWO, kernel_HWIO.shape[:2], (1, 1), ((0, 0), (0, 1)), None
   )
   padded = np.pad(np.asarray(x_BHWC, np.float64), ((0, 0), (0, 0), (0, 1), (0, 0)))
   expected = [np.einsum("bhwc,bhwo->co", padded[:, :, j : j + side], gradient_BHWO) for j in (0, 1)]

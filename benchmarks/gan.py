@@ -1,0 +1,213 @@
+"""One DCGAN update (28×28 pixels, width 64, batch 64, float32): Flagship, plain flax and PyTorch, turn by turn.
+
+  python -m benchmarks.gan                 needs the extra `bench`, for PyTorch
+  python -m benchmarks.gan --rounds=30
+
+Each side is a process of its own that makes some updates when it is told to, one side at a time, so they share the
+machine but not its threads. An update is the discriminator's on a real and a fake batch, then the generator's; all
+sides draw the noise anew, and batch normalisation is in both networks. Ratios are of the same round.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+BATCH, LATENT, WIDTH, RATE = 64, 64, 64, 2e-4
+SIDES = ("flagship", "flax", "torch")
+
+
+def flagship():
+  """Flagship's own task, as experiments.gan compiles it."""
+  import jax
+
+  from experiments.schema import Optim
+  from research import optim
+  from research.adversarial import Adversaries, Game, adversarial
+  from research.gan_losses import LOSSES
+  from research.models.gan import DCDiscriminator, DCGenerator
+  from research.task import step_key
+
+  players = Adversaries(DCGenerator((28, 28, 1), WIDTH), DCDiscriminator(WIDTH, norm="batch"), LATENT)
+  rule = Optim(name="adam", learning_rate=RATE, beta1=0.5, schedule="constant")
+  optimizers = {name: optim.make_optimizer(rule, 1000) for name in ("generator", "discriminator")}
+  task = adversarial(players, optimizers, Game(LOSSES["non_saturating"]))
+  batch = {"image": _images(jax)}
+  state = jax.jit(task.init)(jax.random.key(0), batch)
+  step = jax.jit(lambda state, batch: task.step(state, batch, step_key(0, state.step)), donate_argnums=0)
+
+  def run(count: int) -> None:
+    nonlocal state
+    for _ in range(count):
+      state, metrics = step(state, batch)
+    jax.block_until_ready(metrics)
+
+  return run
+
+
+def flax():
+  """The same networks as a flax script writes them: nn.Conv, nn.ConvTranspose, two value_and_grads."""
+  import flax.linen as nn
+  import jax
+  import jax.numpy as jnp
+  import optax
+
+  class Generator(nn.Module):
+    @nn.compact
+    def __call__(self, z):
+      x = nn.Dense(7 * 7 * 2 * WIDTH, use_bias=False)(z).reshape(-1, 7, 7, 2 * WIDTH)
+      x = nn.relu(nn.BatchNorm(use_running_average=False)(x))
+      x = nn.relu(nn.BatchNorm(use_running_average=False)(nn.ConvTranspose(WIDTH, (4, 4), (2, 2), use_bias=False)(x)))
+      return jnp.tanh(nn.ConvTranspose(1, (4, 4), (2, 2))(x))
+
+  class Discriminator(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      x = nn.leaky_relu(nn.Conv(WIDTH, (4, 4), (2, 2))(x), 0.2)
+      x = nn.Conv(2 * WIDTH, (4, 4), (2, 2), use_bias=False)(x)
+      x = nn.leaky_relu(nn.BatchNorm(use_running_average=False)(x), 0.2)
+      return nn.Dense(1)(x.reshape(BATCH, -1))[:, 0]
+
+  generator, discriminator, optimizer = Generator(), Discriminator(), optax.adam(RATE, b1=0.5)
+  real, keys = _images(jax), jax.random.split(jax.random.key(0))
+  g = generator.init(keys[0], jnp.zeros((BATCH, LATENT)))
+  d = discriminator.init(keys[1], real)
+
+  def judge(params, statistics, x):
+    return discriminator.apply({"params": params, "batch_stats": statistics}, x, mutable=["batch_stats"])
+
+  @jax.jit
+  def step(g, d, g_opt, d_opt, key):
+    z = jax.random.normal(key, (BATCH, LATENT))
+
+    def make(params):
+      return generator.apply({"params": params, "batch_stats": g["batch_stats"]}, z, mutable=["batch_stats"])
+
+    fake, made = make(g["params"])
+
+    def d_loss(params):
+      on_real, new = judge(params, d["batch_stats"], real)
+      on_fake, new = judge(params, new["batch_stats"], fake)
+      return (nn.softplus(-on_real) + nn.softplus(on_fake)).mean(), new
+
+    gradients, new = jax.grad(d_loss, has_aux=True)(d["params"])
+    updates, d_opt = optimizer.update(gradients, d_opt)
+    d = {"params": optax.apply_updates(d["params"], updates), **new}
+
+    def g_loss(params):
+      return nn.softplus(-judge(d["params"], d["batch_stats"], make(params)[0])[0]).mean()
+
+    updates, g_opt = optimizer.update(jax.grad(g_loss)(g["params"]), g_opt)
+    return {"params": optax.apply_updates(g["params"], updates), **made}, d, g_opt, d_opt
+
+  state, number = (g, d, optimizer.init(g["params"]), optimizer.init(d["params"])), 0
+
+  def run(count: int) -> None:
+    nonlocal state, number
+    for _ in range(count):
+      number += 1
+      state = step(*state, jax.random.key(number))
+    jax.block_until_ready(state)
+
+  return run
+
+
+def torch():
+  """PyTorch's DCGAN example with these sizes, eager."""
+  import torch
+  from torch import nn
+
+  torch.set_num_threads(os.cpu_count())
+  generator = nn.Sequential(
+    nn.Linear(LATENT, 7 * 7 * 2 * WIDTH, bias=False), nn.Unflatten(1, (2 * WIDTH, 7, 7)), nn.BatchNorm2d(2 * WIDTH),
+    nn.ReLU(True), nn.ConvTranspose2d(2 * WIDTH, WIDTH, 4, 2, 1, bias=False), nn.BatchNorm2d(WIDTH), nn.ReLU(True),
+    nn.ConvTranspose2d(WIDTH, 1, 4, 2, 1), nn.Tanh(),
+  )  # fmt: skip
+  discriminator = nn.Sequential(
+    nn.Conv2d(1, WIDTH, 4, 2, 1), nn.LeakyReLU(0.2, True), nn.Conv2d(WIDTH, 2 * WIDTH, 4, 2, 1, bias=False),
+    nn.BatchNorm2d(2 * WIDTH), nn.LeakyReLU(0.2, True), nn.Flatten(), nn.Linear(7 * 7 * 2 * WIDTH, 1),
+  )  # fmt: skip
+  g_opt, d_opt = (torch.optim.Adam(net.parameters(), RATE, (0.5, 0.999)) for net in (generator, discriminator))
+  real, entropy = torch.rand(BATCH, 1, 28, 28) * 2 - 1, nn.BCEWithLogitsLoss()
+  ones, zeros = torch.ones(BATCH, 1), torch.zeros(BATCH, 1)
+
+  def run(count: int) -> None:
+    for _ in range(count):
+      fake = generator(torch.randn(BATCH, LATENT))
+      d_opt.zero_grad()
+      (entropy(discriminator(real), ones) + entropy(discriminator(fake.detach()), zeros)).backward()
+      d_opt.step()
+      g_opt.zero_grad()
+      entropy(discriminator(fake), ones).backward()
+      g_opt.step()
+
+  return run
+
+
+def _images(jax):
+  return jax.random.uniform(jax.random.key(1), (BATCH, 28, 28, 1), minval=-1.0, maxval=1.0)
+
+
+def serve(side: str) -> None:
+  """Makes as many updates as each line of stdin says, and answers with the seconds that they took."""
+  run = globals()[side]()
+  run(2)  # compiles and warms up
+  print("ready", flush=True)
+  for line in sys.stdin:
+    began = time.perf_counter()
+    run(int(line))
+    print(time.perf_counter() - began, flush=True)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--rounds", type=int, default=20)
+  parser.add_argument("--steps", type=int, default=5, help="updates of a side in a round")
+  parser.add_argument("--serve", choices=SIDES, help=argparse.SUPPRESS)
+  arguments = parser.parse_args()
+  if arguments.serve:
+    serve(arguments.serve)
+  else:
+    compare(arguments.rounds, arguments.steps)
+
+
+def compare(rounds: int, steps: int) -> None:
+  """Prints a line for each side."""
+  processes = {}
+  for side in SIDES:
+    command = [sys.executable, "-m", "benchmarks.gan", f"--serve={side}"]
+    processes[side] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert processes[side].stdout.readline() == "ready\n", f"{side} did not start"
+
+  def seconds(side: str) -> float:
+    processes[side].stdin.write(f"{steps}\n")
+    processes[side].stdin.flush()
+    return float(processes[side].stdout.readline()) / steps
+
+  took = {side: [] for side in SIDES}
+  for number in range(rounds):
+    for side in SIDES if number % 2 else reversed(SIDES):
+      took[side].append(seconds(side))
+  for process in processes.values():
+    process.stdin.close()
+    process.wait()
+
+  print(f"{os.cpu_count()} CPUs, Python {sys.version.split()[0]}, {_versions()}")
+  print("| side | ms an update, median | speed ÷ PyTorch's, median (quartiles) | n |\n| --- | --- | --- | --- |")
+  for side in SIDES:
+    ratios = [theirs / ours for ours, theirs in zip(took[side], took["torch"], strict=True)]
+    low, median, high = statistics.quantiles(ratios, n=4)
+    milliseconds = 1000 * statistics.median(took[side])
+    print(f"| {side} | {milliseconds:.0f} | {median:.2f} ({low:.2f} – {high:.2f}) | {len(ratios)} |")
+
+
+def _versions() -> str:
+  from importlib.metadata import version
+
+  return ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "torch"))
+
+
+if __name__ == "__main__":
+  main()
