@@ -1,7 +1,7 @@
 # make train · make test · make test-all · make smoke · make lint · make bench · make results · make clean
 PYTHON ?= python3
 VENV ?= .venv
-EXPERIMENT ?= cnn
+EXPERIMENT ?= gan
 CONFIG ?= digits
 FLAGS ?=
 JOBS ?= 2
@@ -34,6 +34,8 @@ smoke: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.loop
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m benchmarks.gan
 
 results: setup
 	$(BIN)/python -m benchmarks.results

@@ -21,7 +21,7 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One line of the table: a preset, its seeds, and the metric that is told."""
+  """One line of the table: a preset, its seeds, and the metric that is told. Rows of one preset share its runs."""
 
   experiment: str
   preset: str
@@ -49,7 +49,19 @@ ROWS = (
   Row("cnn", "fashion_mnist", 3),
   Row("cnn", "cifar10_classic", 3),
   Row("cnn", "cifar10_fast", 3),
+  Row("gan", "ring", 3, "generated/modes"),
+  Row("gan", "ring", 3, "generated/high_quality"),
+  Row("gan", "grid", 3, "generated/modes"),
+  Row("gan", "grid", 3, "generated/high_quality"),
+  Row("gan", "digits", 3, "generated/frechet_distance"),
+  Row("gan", "digits", 3, "floor/frechet_distance"),
+  Row("gan", "fashion_dcgan", 3, "generated/frechet_distance"),
+  Row("gan", "fashion_dcgan", 3, "floor/frechet_distance"),
+  Row("gan", "fashion_conditional", 3, "generated/class_accuracy"),
+  Row("autoencoder", "fashion_denoising", 3, "test/gain_db"),
+  Row("autoencoder", "fashion_vae", 3, "test/elbo"),
 )
+SHARES = ("accuracy", "high_quality", "precision", "recall")
 
 
 def run(row: Row, seed: int, runs: Path, data_dir: str) -> dict:
@@ -67,11 +79,13 @@ def line(row: Row, results: list[Mapping]) -> str:
   values = [result["metrics"][row.metric] for result in results]
   seconds = [result["wall_seconds"] for result in results]
   spread = statistics.stdev(values) if len(values) > 1 else 0.0
-  if row.metric.endswith("accuracy"):
+  if row.metric.endswith(SHARES):
     mean, spread, low, high = (100 * value for value in (statistics.mean(values), spread, min(values), max(values)))
     told = f"**{mean:.2f} ± {spread:.2f} %** | {low:.2f} – {high:.2f} %"
-  else:
+  elif row.metric.endswith("gap"):
     told = f"**{statistics.mean(values):.1e}** | {min(values):.1e} – {max(values):.1e}"
+  else:
+    told = f"**{statistics.mean(values):.2f} ± {spread:.2f}** | {min(values):.2f} – {max(values):.2f}"
   told_seconds = f"{statistics.median(seconds):.0f} s ({min(seconds):.0f} – {max(seconds):.0f})"
   command = f"`{row.experiment} --config={row.preset}`"
   return f"| {command} | {row.metric} | {told} | {told_seconds} | {len(values)} |"

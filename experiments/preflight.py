@@ -40,7 +40,7 @@ def text(job: "Job") -> str:
   ]
   if flops is not None:
     lines += [
-      f"  FLOPs, an update     {flops:.4g} (model FLOPs: 3 × the forward pass's matrix products)",
+      f"  FLOPs, an update     {flops:.4g} (model FLOPs: matrix products of its forward and backward passes)",
       f"  FLOPs, the run       {flops * plan.total_steps:.4g}",
     ]
   devices = f"{job.mesh.devices.size} × {jax.devices()[0].device_kind}"

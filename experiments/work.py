@@ -83,11 +83,11 @@ class Job:
   def scores(self, state: State, splits: Sequence[str]) -> dict[str, float]:
     """{"split/metric": value} of each split, and the task's own judgement where it has one."""
     found = {}
+    if self.task.judge is not None:
+      found |= self.task.judge(state, steps.step_key(self.config.seed, state.step))
     for split in splits:
       summary = self.task.summarize(self._evaluations[split](state))
       found |= {f"{split}/{name}": value for name, value in summary.items()}
-    if self.task.judge is not None:
-      found |= self.task.judge(state, steps.step_key(self.config.seed, state.step))
     return found
 
 

@@ -75,7 +75,8 @@ class ImageScores:
   def _score(self, features_ND: np.ndarray, label_N: np.ndarray, asked_N: np.ndarray | None, split: str) -> Scores:
     found = score(features_ND, self._reference)
     if asked_N is not None and self._made.labels(1) is not None:
-      found["class_accuracy"] = float((label_N == asked_N).mean())
+      accuracy = float((label_N == asked_N).mean())
+      found = {"frechet_distance": found["frechet_distance"], "class_accuracy": accuracy, **found}
     return {f"{split}/{name}": value for name, value in found.items()}
 
 

@@ -27,8 +27,8 @@ def score(features_ND: np.ndarray, reference: Reference, seed: int = 0) -> dict[
     reference: the real ones.
     seed: of the kernel distance's shuffling.
 
-  Returns: "frechet_distance", "kernel_distance", "kernel_distance_error" (its standard error), "precision", "recall",
-    "density" and "coverage".
+  Returns: "frechet_distance", "precision", "recall", "density", "coverage", "kernel_distance" and
+    "kernel_distance_error" (its standard error).
 
   Raises:
     UserError: fewer than 4 examples, other dimensions than the reference's, NaN or infinite features.
@@ -36,7 +36,7 @@ def score(features_ND: np.ndarray, reference: Reference, seed: int = 0) -> dict[
   found = kernel_distance.kernel_distance(features_ND, reference.features_ND, seed)
   return {
     "frechet_distance": frechet.frechet_distance(frechet.Gaussian.of(features_ND), reference.gaussian),
+    **neighbours.compare(neighbours.Balls.of(features_ND), reference.balls)._asdict(),
     "kernel_distance": found.distance,
     "kernel_distance_error": found.standard_error,
-    **neighbours.compare(neighbours.Balls.of(features_ND), reference.balls)._asdict(),
   }

@@ -66,6 +66,15 @@ def class_table(classes: int, features: int, init, dtype, name: str) -> nn.Embed
   return nn.Embed(classes, features, dtype=dtype, param_dtype=jnp.float32, embedding_init=partitioned, name=name)
 
 
+def with_class(z_BZ: jax.Array, label_B: jax.Array | None, classes: int, dtype: layers.DType) -> jax.Array:
+  """Noise, and beside it the class as one-hot numbers of the noise's size (Mirza and Osindero 2014)."""
+  z_BZ = z_BZ.astype(dtype)
+  if not classes:
+    return z_BZ
+  scale = math.sqrt(z_BZ.shape[-1] / 2)  # as long as half of the noise: a class is no faint addition to it
+  return jnp.concatenate([z_BZ, scale * jax.nn.one_hot(label_B, classes, dtype=dtype)], axis=-1)
+
+
 class DCGenerator(nn.Module):
   """Radford et al. 2016: a dense layer to the base, then 4×4 transposed convolutions that each double the side.
 
@@ -92,8 +101,9 @@ class DCGenerator(nn.Module):
       return nn.relu(ClassNorm(self.classes, self.norm, self.dtype, name=name)(x_BHWC, label_B, train=train))
 
     options = {"dtype": self.dtype, "kernel_init": small_normal}
+    z_BZ = with_class(z_BZ, label_B, self.classes, self.dtype)
     start = layers.dense(base * base * channels, ("embed", "conv_out"), use_bias=use_bias, name="start", **options)
-    x_BHWC = norm(start(z_BZ.astype(self.dtype)).reshape(-1, base, base, channels), "norm_start")
+    x_BHWC = norm(start(z_BZ).reshape(-1, base, base, channels), "norm_start")
     for number in range(count - 1):
       channels //= 2
       up = layers.conv_transpose(channels, KERNEL, use_bias=use_bias, name=f"up_{number}", **options)
@@ -170,8 +180,9 @@ class ResNetGenerator(nn.Module):
     def norm(x_BHWC, name):
       return nn.relu(ClassNorm(self.classes, self.norm, self.dtype, name=name)(x_BHWC, label_B, train=train))
 
+    z_BZ = with_class(z_BZ, label_B, self.classes, self.dtype)
     start = layers.dense(base * base * self.width, ("embed", "conv_out"), name="start", **options)
-    x_BHWC = start(z_BZ.astype(self.dtype)).reshape(-1, base, base, self.width)
+    x_BHWC = start(z_BZ).reshape(-1, base, base, self.width)
     for number in range(count):
       wide_BHWC = double(norm(x_BHWC, f"norm_{number}_0"))
       wide_BHWC = layers.conv(self.width, 3, name=f"conv_{number}_0", **options)(wide_BHWC)
@@ -239,8 +250,7 @@ class PointGenerator(nn.Module):
 
   @nn.compact
   def __call__(self, z_BZ: jax.Array, label_B: jax.Array | None = None, *, train: bool) -> jax.Array:
-    if self.classes:
-      z_BZ = jnp.concatenate([z_BZ, jax.nn.one_hot(label_B, self.classes, dtype=z_BZ.dtype)], axis=-1)
+    z_BZ = with_class(z_BZ, label_B, self.classes, jnp.float32)
     return MLP(self.dimensions, self.widths, activation="relu", name="mlp")(z_BZ, train=train)
 
 

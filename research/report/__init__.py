@@ -173,8 +173,8 @@ class Report:
     return page
 
   def _importance(self, name: str) -> tuple[bool, bool]:
-    """Sorts the headline's measure first, and of each measure the test split first."""
-    return name.rsplit("/", 1)[-1] != self.headline.rsplit("/", 1)[-1], not name.startswith("test/")
+    """Sorts the headline's measure first, and of each measure the test split (what is generated) first."""
+    return name.rsplit("/", 1)[-1] != self.headline.rsplit("/", 1)[-1], not name.startswith(("test/", "generated/"))
 
   def _summary(self, result: Mapping, page: Path) -> dict[str, str]:
     rows = {name: say(name, record.number(value)) for name, value in result["metrics"].items()}

@@ -21,6 +21,11 @@ _LEAST_WANTED = ("memory", "speed", "loss", "metric", "left")  # in a narrow win
 _RATE_SECONDS = 20.0  # the window that the speed is measured over
 
 
+def _is_news(name: str) -> bool:
+  """Whether a line tells it: the floor is the same each time, and stands in the summary."""
+  return not name.startswith("floor/")
+
+
 class Pace:
   """Steps a second over the last seconds, from (time, step) pairs that anyone may add at any rhythm."""
 
@@ -144,7 +149,7 @@ class Plain(Terminal):
     self._tell(step, scalars)
 
   def _tell(self, step: int, scalars: Mapping[str, float]) -> None:
-    names = sorted(scalars, key=lambda name: not name.endswith("loss"))
+    names = sorted(filter(_is_news, scalars), key=lambda name: not name.endswith("loss"))
     told = [f"{name} {say(name, scalars[name])}" for name in names if not name.endswith("_per_second")]
     self._print(" · ".join([f"step {step:,}/{self.total:,}", *told, *self._speed()]))
 
@@ -196,7 +201,7 @@ class Live(Terminal):
     from rich.text import Text
 
     line = Text(f"{step:>{len(f'{self.total:,}')},}", style="dim")
-    for name, value in scalars.items():
+    for name, value in ((name, value) for name, value in scalars.items() if _is_news(name)):
       line.append("  ").append(name, style="dim").append(" ").append(say(name, value), style="bold")
     self._console.print(line)
 

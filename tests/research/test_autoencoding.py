@@ -314,6 +314,21 @@ def test_pictures(kind, expected):
   assert task_of(kind).sample is None
 
 
+@pytest.mark.parametrize("kind", ["missing", "variational"])
+def test_convolutions_go_through_the_same_step(kind):
+  """Traced, not compiled: shapes and dtypes hold together, masks and codes included."""
+  model = Autoencoder(shape=(8, 8, 3), latent=3, widths=(4, 5), network="conv", posterior=kind == "variational")
+  variational = Variational(binarize=True, iwae_samples=2) if kind == "variational" else None
+  noise = Noise("missing", rate=0.5, fill=(0.1, 0.2, 0.3)) if kind == "missing" else None
+  task = autoencoding(model, optax.sgd(0.1), noise=noise, variational=variational)
+  data = batch(shape=(8, 8, 3))
+  state = jax.eval_shape(task.init, KEY, data)
+  after, told = jax.eval_shape(task.step, state, data, KEY)
+  chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
+  assert {value.shape for value in [*told.values(), *jax.eval_shape(task.evaluate, state, data).values()]} == {()}
+  assert state.params["encoder"]["conv_0"]["kernel"].shape == (4, 4, 3 + (kind == "missing"), 4)
+
+
 def test_flops_of_a_step_are_three_times_the_products():
   data = jax.eval_shape(lambda: batch(size=12))
   assert task_of().flops(data) == 3 * 2 * 12 * (16 * 6 + 6 * 3 + 3 * 6 + 6 * 16)
