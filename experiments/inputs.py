@@ -110,11 +110,11 @@ def _check(config: Experiment, splits: Splits, mesh: Mesh) -> None:
       f" at most {source.size} would do"
     )
   devices = mesh.shape["data"]
-  if (data.batch_size // config.optim.micro_batches) % devices:
-    even = devices * config.optim.micro_batches
+  if (data.batch_size // config.batch_parts) % devices:
+    even = devices * config.batch_parts
     raise UserError(
       f"data: --data.batch_size={data.batch_size} does not divide over {devices} devices"
-      + (f" in {config.optim.micro_batches} parts" if config.optim.micro_batches > 1 else "")
+      + (f" in {config.batch_parts} parts" if config.batch_parts > 1 else "")
       + f"; {-(-data.batch_size // even) * even} would, or leave --parallel.mesh out"
     )
   if config.run.best_metric.startswith("validation/") and splits.validation is None:

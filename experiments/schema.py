@@ -125,6 +125,11 @@ class Experiment:
   optim: Optim = dataclasses.field(default_factory=Optim)
   parallel: Parallel = dataclasses.field(default_factory=Parallel)
 
+  @property
+  def batch_parts(self) -> int:
+    """How many equal parts an update cuts its batch into, each of which the devices share."""
+    return self.optim.micro_batches
+
   def check(self) -> None:
     """Raises UserError for a combination that no single flag forbids."""
     run, data, optim = self.run, self.data, self.optim

@@ -93,7 +93,7 @@ class Job:
 
 def make_job(definition: Definition, config: Experiment, say: Callable[[str], None]) -> Job:
   """Opens the data and builds the task. Raises UserError for whatever does not fit together."""
-  mesh = make_mesh(config.parallel.mesh, config.data.batch_size // config.optim.micro_batches)
+  mesh = make_mesh(config.parallel.mesh, config.data.batch_size // config.batch_parts)
   if not config.parallel.mesh and mesh.devices.size < jax.device_count():
     say(f"on {mesh.devices.size} of {jax.device_count()} devices, which divide a batch of {config.data.batch_size}")
   splits = inputs.open_data(config.data, say)

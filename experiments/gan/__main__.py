@@ -51,6 +51,10 @@ class Config(Experiment):
   gan: Play = dataclasses.field(default_factory=Play)
   metrics: Metrics = dataclasses.field(default_factory=Metrics)
 
+  @property
+  def batch_parts(self) -> int:
+    return self.gan.critic_steps
+
   def check(self) -> None:
     super().check()
     play, data = self.gan, self.data

@@ -158,6 +158,16 @@ def test_points_are_judged_by_their_modes(in_directory):
   assert (in_directory / "run" / "samples" / "000004.png").exists()
 
 
+def test_a_won_game_is_told_in_the_log_and_the_report(in_directory, capsys):
+  """A generator that hardly moves against a discriminator that learns fast."""
+  flags = ["--data.source=sklearn:digits", "--data.batch_size=16", "--model.width=4", "--model.discriminator_width=8",
+           "--gan.loss=hinge", "--optim.learning_rate=1e-7", "--gan.discriminator_learning_rate=0.01",
+           "--run.steps=120", "--run.eval_every=60", "--run.log_every=5", "--workdir=run"]  # fmt: skip
+  assert command.main(GAN, flags) == 0
+  assert "alarm: the discriminator has won" in capsys.readouterr().out
+  assert "the discriminator has won" in (in_directory / "run" / "report.html").read_text()
+
+
 def test_a_walk_stays_on_the_sphere_and_starts_and_ends_at_its_ends():
   random = np.random.default_rng(0)
   start_WZ, end_WZ = random.normal(size=(2, 5, 40)).astype(np.float32)

@@ -121,6 +121,20 @@ def test_a_penalty_moves_the_discriminator_and_is_told(name):
   )
 
 
+def test_eight_devices_make_the_update_of_one(mesh):
+  """A batch of 32 in two parts of 16, two examples to a device; batch statistics are the whole part's."""
+  networks = (DCGenerator((8, 8, 1), 4), DCDiscriminator(4, norm="batch"))
+  images = {"image": jax.random.normal(jax.random.key(1), (32, 8, 8, 1)), "label": jnp.zeros(32, jnp.int32)}
+  options = {"networks": networks, "batch": images, "critic_steps": 2, "spectral_norm": True, "r1": 1.0}
+  task, _, _, state, _ = make(**options)
+  alone, told = step(task, state, images, jax.random.key(3))
+  whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+  shared, found = step(task, jax.device_put(state, whole), jax.device_put(images, split), jax.random.key(3))
+  close(shared.extra, alone.extra, rtol=1e-4)  # sums in another order
+  close(found, told, rtol=1e-3)
+
+
 def test_spectral_norm_plays_with_the_normalised_discriminator():
   task, players, _, state, batch = make(spectral_norm=True)
   real = batch["features"]
