@@ -33,9 +33,6 @@ def help_text(definition: "Definition", arguments: list[str]) -> str:
     "",
     "presets: " + ", ".join(preset for preset, _ in _presets(definition)),
   ]
-  lines += ["", _heading(definition, Sampling)]
-  for leaf in flags.leaves(Sampling):
-    lines += _flag_lines(leaf, leaf.field.default, width)
   group = None
   found = flags.values(config)
   for leaf in flags.leaves(definition.schema):
@@ -43,6 +40,9 @@ def help_text(definition: "Definition", arguments: list[str]) -> str:
       group = leaf.group
       lines += ["", _heading(definition, group)]
     lines += _flag_lines(leaf, found[leaf.name], width)
+  lines += ["", _heading(definition, Sampling)]
+  for leaf in flags.leaves(Sampling):
+    lines += _flag_lines(leaf, leaf.field.default, width)
   return "\n".join(lines)
 
 

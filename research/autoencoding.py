@@ -27,12 +27,10 @@ EVALUATION_SEED = 0x5EED  # of the noise that every evaluation repeats
 COLUMNS = 8  # of pictures
 _BINARY, _CODE, _FIRST_WEIGHT = 0, 1, 2  # what an example's key is folded with, for each use of it
 
-Terms = dict[str, jax.Array]  # values_B that are summed over examples
-
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-  """What is done to the input of a denoising autoencoder (Vincent et al. 2008); its target stays clean.
+  """What is done to the input of a denoising autoencoder, whose target stays clean (Vincent et al. 2008).
 
   Attributes:
     kind: gaussian adds N(0, sigma²) to every value and clips nothing; masking sets a share of values to zero; missing
@@ -195,9 +193,8 @@ def summary(sums: Mapping[str, Any], *, images: bool) -> dict[str, float]:
 
 def decibels(greater: float, less: float) -> float:
   """10·log₁₀ (greater / less): the PSNR, of a peak of 1 and an error; the gain, of two errors."""
-  if greater > 0 and less > 0:
-    return 10 * math.log10(greater / less)
-  return math.inf if greater > 0 and less == 0 else math.nan
+  with np.errstate(all="ignore"):  # an error of 0 gives infinity, and NaN stays NaN
+    return float(10 * np.log10(np.divide(greater, less)))
 
 
 def evaluation_keys(index_B: jax.Array) -> Key:
@@ -219,8 +216,8 @@ def iwae_bound(model: Autoencoder, variational: Variational, params: Any, x: jax
   return jax.nn.logsumexp(jax.lax.map(log_weight_B, jnp.arange(count)), axis=0) - math.log(count)
 
 
-def _errors(model: Autoencoder, noise: Noise | None, params: Any, x: jax.Array, keys_B: Key) -> Terms:
-  """The plain and the denoising objective; sums over the missing values instead of means."""
+def _errors(model: Autoencoder, noise: Noise | None, params: Any, x: jax.Array, keys_B: Key):
+  """{name: values_B}; over the missing values not the mean but the sum, and their number."""
   spoiled, known = noise(x, keys_B) if noise else (x, None)
   outputs = model.apply({"params": params}, _network_input(noise, spoiled, known))
   errors_B = losses.mean_squared_error(outputs, x)
@@ -228,18 +225,16 @@ def _errors(model: Autoencoder, noise: Noise | None, params: Any, x: jax.Array, 
   if noise:
     terms["noisy_mse"] = losses.mean_squared_error(spoiled, x)
   if noise and noise.kind == "missing":
-    lost = jnp.broadcast_to(~known, x.shape)
-    over = tuple(range(1, x.ndim))
+    lost, over = jnp.broadcast_to(~known, x.shape), tuple(range(1, x.ndim))
     terms["missing"] = lost.sum(axis=over, dtype=jnp.int32)
     terms["missing_mse"] = jnp.where(lost, jnp.square(outputs - x), 0.0).sum(axis=over)
     terms["noisy_missing_mse"] = jnp.square(spoiled - x).sum(axis=over)  # known values are as they were
   return terms
 
 
-def _bounds(model: Autoencoder, variational: Variational, params: Any, x: jax.Array, keys_B: Key) -> Terms:
-  """The variational objective's parts."""
+def _bounds(model: Autoencoder, variational: Variational, params: Any, x: jax.Array, keys_B: Key):
   x, mean_BZ, log_variance_BZ = _posterior(model, variational, params, x, keys_B)
-  reconstruction_B, _, _ = _draw(model, variational, params, x, mean_BZ, log_variance_BZ, keys_B, _CODE)
+  reconstruction_B, *_ = _draw(model, variational, params, x, mean_BZ, log_variance_BZ, keys_B, _CODE)
   kl_B = gaussian_kl(mean_BZ, log_variance_BZ)
   elbo_B = reconstruction_B - kl_B
   return {"loss": -elbo_B, "elbo": elbo_B, "reconstruction": reconstruction_B, "kl": kl_B}
@@ -248,8 +243,7 @@ def _bounds(model: Autoencoder, variational: Variational, params: Any, x: jax.Ar
 def _posterior(model: Autoencoder, variational: Variational, params: Any, x: jax.Array, keys_B: Key):
   """→ (x as the likelihood sees it, mean_BZ, log_variance_BZ)."""
   if variational.binarize:
-    drawn = jax.vmap(lambda x, key: jax.random.bernoulli(jax.random.fold_in(key, _BINARY), x))(x, keys_B)
-    x = drawn.astype(jnp.float32)
+    x = jax.vmap(lambda x, key: jax.random.bernoulli(jax.random.fold_in(key, _BINARY), x))(x, keys_B).astype(x.dtype)
   return x, *model.apply({"params": params}, x, method="encode")
 
 
@@ -271,7 +265,7 @@ def _network_input(noise: Noise | None, x: jax.Array, known: jax.Array | None = 
   return jnp.concatenate([x, jnp.ones(shape, x.dtype) if known is None else known.astype(x.dtype)], axis=-1)
 
 
-def _masked_sums(terms: Terms, mask_B: jax.Array) -> Sums:
+def _masked_sums(terms: dict[str, jax.Array], mask_B: jax.Array) -> Sums:
   """Padding may hold anything, NaN too, so it is replaced and not multiplied by zero."""
   real_B = mask_B > 0
   sums = {name: jnp.where(real_B, value_B, jnp.zeros_like(value_B)).sum() for name, value_B in terms.items()}
@@ -280,20 +274,17 @@ def _masked_sums(terms: Terms, mask_B: jax.Array) -> Sums:
 
 def _variational_pictures(model, variational, params, x, key, count) -> dict[str, jax.Array]:
   """Decoded draws of the prior; examples over their reconstructions; straight lines between examples' codes."""
-  keys_B = jax.random.split(key, x.shape[0])
-  seen, mean_BZ, _ = _posterior(model, variational, params, x, keys_B)
+  seen, mean_BZ, _ = _posterior(model, variational, params, x, jax.random.split(key, x.shape[0]))
 
   def decoded(z_BZ):
     outputs = model.apply({"params": params}, z_BZ, method="decode")
     return jnp.clip(expected_value(variational.likelihood, outputs), 0.0, 1.0)
 
-  rows, latent = max(1, count // COLUMNS), mean_BZ.shape[1]
-  z_BZ = jax.random.normal(jax.random.fold_in(key, x.shape[0]), (rows * COLUMNS, latent))
-  ends = mean_BZ[:COLUMNS].reshape(2, -1, 1, latent)
-  share = jnp.linspace(0.0, 1.0, COLUMNS).reshape(1, COLUMNS, 1)
-  between = ((1.0 - share) * ends[0] + share * ends[1]).reshape(-1, latent)
+  latent = mean_BZ.shape[1]
+  ends = mean_BZ[:COLUMNS].reshape(2, -1, latent)
+  between = jnp.linspace(ends[0], ends[1], COLUMNS, axis=1).reshape(-1, latent)
   return {
-    "samples": decoded(z_BZ).reshape(rows, COLUMNS, *x.shape[1:]),
+    "samples": decoded(jax.random.normal(jax.random.fold_in(key, x.shape[0]), (count, latent))),
     "reconstructions": _rows(count, x, *([seen] if variational.binarize else []), decoded(mean_BZ)),
     "interpolation": decoded(between).reshape(-1, COLUMNS, *x.shape[1:]),
   }

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.command import Definition, main
 from experiments.schema import Experiment, flag
+from experiments.supervised_task import with_warmup_steps
 from research import optim
 from research.autoencoding import COLUMNS, Noise, Variational, autoencoding
 from research.data.splits import Splits
@@ -116,22 +117,17 @@ def build(config: Config, splits: Splits, total_steps: int) -> Task:
     dtype=model.dtype,
   )
   network.check(shape)
-  fill = (0.0,)
-  if noise.kind == "missing":
-    fill = _means(config, splits, images)
+  fill = _means(config, splits, images) if noise.kind == "missing" else (0.0,)
   variational = Variational(
     model.likelihood, model.binarize, model.sigma, model.beta, int(model.beta_warmup * total_steps), model.iwae_samples
   )
-  flags = config.optim
-  if flags.warmup_fraction:
-    flags = dataclasses.replace(flags, warmup_steps=int(flags.warmup_fraction * total_steps))
   return autoencoding(
     network,
-    optim.make_optimizer(flags, total_steps),
+    optim.make_optimizer(with_warmup_steps(config.optim, total_steps), total_steps),
     noise=Noise(noise.kind, noise.sigma, noise.rate, fill) if model.kind == "denoising" else None,
     variational=variational if is_variational else None,
-    micro_batches=flags.micro_batches,
-    ema_decay=flags.ema_decay,
+    micro_batches=config.optim.micro_batches,
+    ema_decay=config.optim.ema_decay,
     examples=_shown(splits) if images and shape[-1] in (1, 3) else None,
   )
 

@@ -18,6 +18,7 @@ from research.report.measures import say, say_bytes, say_seconds
 _REDRAWS_PER_SECOND = 4
 _PLAIN_SECONDS = 5.0  # between two plain lines about training; evaluations are always told
 _LEAST_WANTED = ("memory", "speed", "loss", "metric", "left")  # in a narrow window, the first goes first
+_MOST_TOLD = 6  # numbers of an evaluation on a terminal's line, which should stay a line; the report has all
 _RATE_SECONDS = 20.0  # the window that the speed is measured over
 
 
@@ -201,7 +202,7 @@ class Live(Terminal):
     from rich.text import Text
 
     line = Text(f"{step:>{len(f'{self.total:,}')},}", style="dim")
-    for name, value in ((name, value) for name, value in scalars.items() if _is_news(name)):
+    for name, value in [(name, value) for name, value in scalars.items() if _is_news(name)][:_MOST_TOLD]:
       line.append("  ").append(name, style="dim").append(" ").append(say(name, value), style="bold")
     self._console.print(line)
 

@@ -233,6 +233,7 @@ def test_decibels():
   assert found["gain_db"] == pytest.approx(found["psnr"] - found["noisy_psnr"])
   assert summary({"count": 1, "mse": 0.0}, images=True)["psnr"] == np.inf
   assert np.isnan(summary({"count": 1, "mse": np.nan}, images=True)["psnr"])
+  assert summary({"count": 1, "mse": 0.1, "noisy_mse": 0.0}, images=True)["gain_db"] == -np.inf
   with pytest.raises(UserError, match="no examples"):
     summary({"count": 0, "mse": 0.0}, images=True)
 
@@ -294,7 +295,7 @@ def test_evaluation_uses_the_average_where_there_is_one():
   [
     ("plain", {"samples": (8, 8)}),  # 4 blocks of a clean row and its reconstruction
     ("gaussian", {"samples": (6, 8)}),  # 2 blocks of clean, noisy, reconstruction
-    ("variational", {"samples": (8, 8), "reconstructions": (6, 8), "interpolation": (4, 8)}),
+    ("variational", {"samples": (64,), "reconstructions": (6, 8), "interpolation": (4, 8)}),
   ],
 )
 def test_pictures(kind, expected):
