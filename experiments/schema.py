@@ -98,6 +98,11 @@ class Optim:
   micro_batches: int = flag(1, "parts of a batch whose gradients are accumulated", low=1)
   ema_decay: float = flag(0.0, "decay of the averaged parameters used in evaluation; 0: none", low=0.0, high=1.0)
 
+  def over(self, total_steps: int) -> "Optim":
+    """The same with warm-up as a number of steps, for an optimizer that makes `total_steps` updates."""
+    steps = int(self.warmup_fraction * total_steps)
+    return dataclasses.replace(self, warmup_steps=steps) if self.warmup_fraction else self
+
 
 @dataclasses.dataclass(frozen=True)
 class Parallel:

@@ -1,10 +1,8 @@
 """A model, the optimizer's flags and the data's schema as a supervised task."""
 
-import dataclasses
-
 import flax.linen as nn
 
-from experiments.schema import Experiment, Optim
+from experiments.schema import Experiment
 from research import optim
 from research.data.splits import Splits
 from research.errors import UserError
@@ -22,19 +20,13 @@ def make_task(config: Experiment, splits: Splits, total_steps: int, model: nn.Mo
   regression = splits.train.schema.output == "target"
   return supervised(
     model,
-    optim.make_optimizer(with_warmup_steps(config.optim, total_steps), total_steps),
+    optim.make_optimizer(config.optim.over(total_steps), total_steps),
     loss="mean_squared_error" if regression else "sigmoid" if sigmoid else "softmax",
     micro_batches=config.optim.micro_batches,
     ema_decay=config.optim.ema_decay,
     target_center=splits.target_mean or 0.0,
     target_scale=splits.target_std or 1.0,
   )
-
-
-def with_warmup_steps(config: Optim, total_steps: int) -> Optim:
-  """--optim.warmup_fraction as a number of steps."""
-  steps = int(config.warmup_fraction * total_steps)
-  return dataclasses.replace(config, warmup_steps=steps) if config.warmup_fraction else config
 
 
 def need_images(experiment: str, config: Experiment, splits: Splits) -> tuple[int, ...]:

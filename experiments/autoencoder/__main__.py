@@ -9,7 +9,6 @@ import numpy as np
 
 from experiments.command import Definition, main
 from experiments.schema import Experiment, flag
-from experiments.supervised_task import with_warmup_steps
 from research import optim
 from research.autoencoding import COLUMNS, Noise, Variational, autoencoding
 from research.data.splits import Splits
@@ -123,7 +122,7 @@ def build(config: Config, splits: Splits, total_steps: int) -> Task:
   )
   return autoencoding(
     network,
-    optim.make_optimizer(with_warmup_steps(config.optim, total_steps), total_steps),
+    optim.make_optimizer(config.optim.over(total_steps), total_steps),
     noise=Noise(noise.kind, noise.sigma, noise.rate, fill) if model.kind == "denoising" else None,
     variational=variational if is_variational else None,
     micro_batches=config.optim.micro_batches,

@@ -9,7 +9,6 @@ from experiments.command import Definition, main
 from experiments.gan import judging, looking
 from experiments.gan.networks import Model, classes_of, make_players
 from experiments.schema import Experiment, flag
-from experiments.supervised_task import with_warmup_steps
 from research import optim
 from research.adversarial import Game, adversarial
 from research.data.splits import Splits
@@ -86,12 +85,8 @@ def build(config: Config, splits: Splits, total_steps: int) -> Task:
   schema = splits.train.schema
   players = make_players(config.model, config.data.source, schema)
   made = looking.Maker(players, splits.train if classes_of(config.model, schema) else None)
-  generator_optim = with_warmup_steps(config.optim, total_steps)
-  discriminator_steps = total_steps * config.gan.critic_steps
-  discriminator_optim = dataclasses.replace(
-    with_warmup_steps(config.optim, discriminator_steps),
-    learning_rate=config.gan.discriminator_learning_rate or config.optim.learning_rate,
-  )
+  updates = {"generator": total_steps, "discriminator": total_steps * config.gan.critic_steps}
+  rates = {"generator": config.optim.learning_rate, "discriminator": config.gan.discriminator_learning_rate}
   game = Game(
     loss=LOSSES[config.gan.loss],
     critic_steps=config.gan.critic_steps,
@@ -102,10 +97,10 @@ def build(config: Config, splits: Splits, total_steps: int) -> Task:
     spectral_norm=config.model.spectral_norm,
     ema_decay=config.optim.ema_decay,
   )
-  optimizers = {
-    "generator": optim.make_optimizer(generator_optim, total_steps),
-    "discriminator": optim.make_optimizer(discriminator_optim, discriminator_steps),
-  }
+  optimizers = {}
+  for name, count in updates.items():
+    rule = dataclasses.replace(config.optim.over(count), learning_rate=rates[name] or config.optim.learning_rate)
+    optimizers[name] = optim.make_optimizer(rule, count)
   look = looking.images(made, schema.class_names) if "image" in schema.features else looking.points(made, splits)
   return adversarial(players, optimizers, game, sample=look)
 

@@ -6,6 +6,7 @@ import pytest
 from jax import lax
 
 from research import flops
+from research.kernels.conv_transpose import conv_transpose
 from research.models.cnn import CNN
 from research.models.mlp import MLP
 from research.models.resnet import ResNet
@@ -70,3 +71,10 @@ def test_batched_contractions_and_every_kind_of_convolution():
   # Transposed, to twice the side: each of the 8×8 inputs meets each of the kernel's values, up to the edges.
   transposed = convolution(lhs_dilation=(2, 2), padding=((2, 1), (2, 1)))
   assert transposed == pytest.approx(convolution(), rel=0.15)
+
+
+def test_a_choice_by_platform_counts_what_the_mathematics_asks_for():
+  """The CPU's form of a transposed convolution multiplies more: it makes rows that are cut off."""
+  x_BHWC, kernel_HWCO = jnp.zeros((2, 7, 7, 8)), jnp.zeros((4, 4, 8, 16))
+  found = flops.model_flops(lambda x, kernel: conv_transpose(x, kernel, (2, 2)), x_BHWC, kernel_HWCO)
+  assert found == 2 * 2 * 7 * 7 * 4 * 4 * 8 * 16

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from research.data import open_splits
+from research.data import open_splits, synthetic
 from research.errors import UserError
 
 
@@ -65,3 +65,22 @@ def test_options_and_seed_decide_the_fingerprint():
 def test_bad_options_are_one_line(query, line):
   with pytest.raises(UserError, match=line):
     open_splits(f"synthetic:rings?{query}")
+
+
+SIX, NINE = "synthetic:ring?size=6000&modes=6&sigma=0.1", "synthetic:grid?size=9000&side=3"
+
+
+@pytest.mark.parametrize(("source", "modes"), [(SIX, 6), (NINE, 9)])
+def test_points_scatter_about_their_own_centre(source, modes):
+  made, known = _all(source), synthetic.mixture(source)
+  assert len(known.centers_MD) == modes
+  away_N2 = made.column("features") - known.centers_MD[made.column("label")].astype(np.float32)
+  np.testing.assert_allclose(away_N2.std(axis=0), known.sigma, rtol=0.05)
+  np.testing.assert_allclose(away_N2.mean(axis=0), 0, atol=4 * known.sigma / np.sqrt(len(away_N2)))
+  gaps_MM = np.linalg.norm(known.centers_MD[:, None] - known.centers_MD, axis=-1) + 1e9 * np.eye(modes)
+  np.testing.assert_allclose(gaps_MM.min(axis=1), 2.0)  # a side of a hexagon of radius 2; the grid's spacing
+
+
+def test_other_sources_are_no_mixture():
+  assert synthetic.mixture("synthetic:spirals") is None
+  assert synthetic.mixture("sklearn:digits") is None
