@@ -1,10 +1,11 @@
 """What the loop costs: Flagship's loop against a bare Python loop over the same compiled step, interleaved in one run.
 
-  python -m benchmarks.loop [--rounds=16]
+  python -m benchmarks.loop [--rounds=64]
 
 Both run the same program on the same batches; the bare loop does nothing else. The figure is Flagship's time over the
-bare loop's, a pair at a time. Start-up is told as well: seconds from the command to the first update, with an empty
-compilation cache and with a warm one.
+bare loop's, a pair at a time: the median, and its 95 % confidence interval, since one pair on a shared machine says
+little. Start-up is told as well: seconds from the command to the first update, with an empty compilation cache and with
+a warm one.
 """
 
 import argparse
@@ -90,6 +91,13 @@ def compare(definition, arguments, steps: int, rounds: int) -> tuple[list[float]
   return ratios, statistics.median(seconds)
 
 
+def median_interval(values: list[float]) -> tuple[float, float, float]:
+  """(low, median, high), the ends being order statistics: 95 % confidence, whatever the distribution."""
+  ordered, half = sorted(values), 0.98 * len(values) ** 0.5
+  low, high = max(0, round(len(ordered) / 2 - half)), min(len(ordered) - 1, round(len(ordered) / 2 + half))
+  return ordered[low], statistics.median(ordered), ordered[high]
+
+
 def first_step_seconds(cache: str) -> float:
   """From the command to its first update's metrics, in a process of its own."""
   with tempfile.TemporaryDirectory() as directory:
@@ -105,14 +113,14 @@ def first_step_seconds(cache: str) -> float:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--rounds", type=int, default=16)
+  parser.add_argument("--rounds", type=int, default=64)
   rounds = parser.parse_args().rounds
   print(f"jax {jax.__version__}, Python {sys.version.split()[0]}, {os.cpu_count()} × {jax.devices()[0].device_kind}")
-  print("| case | bare loop, ms a step | Flagship ÷ bare, median (quartiles) | n |")
+  print("| case | bare loop, ms a step | Flagship ÷ bare, median (95 % interval) | n |")
   print("| --- | --- | --- | --- |")
   for name, definition, arguments, steps in CASES:
     ratios, seconds = compare(definition, arguments, steps, rounds)
-    low, median, high = statistics.quantiles(ratios, n=4)
+    low, median, high = median_interval(ratios)
     print(f"| {name} | {1000 * seconds:.3f} | {median:.3f} ({low:.3f} – {high:.3f}) | {len(ratios)} |", flush=True)
   print("\n| start of cnn --config=digits | seconds to the first update, median (range) | n |\n| --- | --- | --- |")
   cold, warm = [], []

@@ -68,9 +68,15 @@ class Job:
   def initial_state(self) -> State:
     return steps.initial_state(self.task, self.data.train, self.data.augment, self.config.seed, self.mesh)
 
-  def training_call(self) -> steps.TrainingCall:
+  def training_call(self, abstract: State | None = None) -> steps.TrainingCall:
     return steps.training_call(
-      self.task, self.data.train, self.data.augment, self.config.seed, self.mesh, self.plan.steps_per_call
+      self.task,
+      self.data.train,
+      self.data.augment,
+      self.config.seed,
+      self.mesh,
+      self.plan.steps_per_call,
+      abstract=abstract,
     )
 
   @functools.cached_property
@@ -165,6 +171,7 @@ def train(definition: Definition, request: Request) -> int:
 def _train(request: Request, job: Job, checkpoints: Checkpoints, stop: StopRequest) -> int:
   config, workdir, plan, began = request.config, request.workdir, job.plan, time.monotonic()
   abstract = job.abstract_state
+  call = job.training_call(abstract)
   start = checkpoints.latest
   state = job.initial_state() if start is None else checkpoints.restore(start, abstract)
   start = start or 0
@@ -188,7 +195,7 @@ def _train(request: Request, job: Job, checkpoints: Checkpoints, stop: StopReque
     sample_key = jax.random.key(config.seed)
     try:
       state = loop.fit(
-        plan, state, job.training_call(), job.data.train, lambda state: job.scores(state, watched),
+        plan, state, call, job.data.train, lambda state: job.scores(state, watched),
         checkpoints=checkpoints, report=report, scores=scores, stop=stop,
         sample=None if job.task.sample is None else lambda state: job.task.sample(state, sample_key, SAMPLES),
       )  # fmt: skip

@@ -53,6 +53,10 @@ class Plan:
   def saves(self, step: int) -> bool:
     return step % self.checkpoint_every == 0 or step == self.total_steps
 
+  def pauses(self, step: int) -> bool:
+    """Whether the host has to do more than dispatch and read."""
+    return self.evaluates(step) or self.saves(step)
+
   def logs(self, start: int, end: int) -> bool:
     """Whether the call from `start` to `end` reaches a line of metrics."""
     return end // self.log_every > start // self.log_every or end == self.total_steps
@@ -95,27 +99,28 @@ def fit(
   start, step = int(state.step), int(state.step)
   late = Late(report, feed.plan.batch_size, step)
   while step < plan.total_steps and not selection.exhausted(plan.best_metric, scores, plan.patience):
-    end = plan.call_end(step)
-    with jax.transfer_guard("disallow"):
-      state, metrics = call(state, feed.inputs(step), end - step)
-      late.read_then_hold(end, metrics, log=plan.logs(step, end))
-    step = end
+    pausing, stopping, is_best = False, False, False
+    with jax.transfer_guard("disallow"):  # entered once between two pauses: each time takes as long as a small dispatch
+      while not pausing:
+        end = plan.call_end(step)
+        state, metrics = call(state, feed.inputs(step), end - step)
+        late.read_then_hold(end, metrics, log=plan.logs(step, end))
+        step, stopping = end, stop()
+        pausing = plan.pauses(step) or stopping
 
-    stopping, is_best = stop(), False
-    if plan.evaluates(step) or plan.saves(step) or stopping:
-      late.settle()  # a checkpoint's lines of metrics are on disk before it is, and its numbers are good
-      if plan.evaluates(step):
-        found = evaluate(state)
-        report.evaluation(step, found)
-        refuse_bad_numbers(step, {name: value for name, value in found.items() if name.endswith("loss")})
-        if sample is not None:
-          report.sample(step, sample(state))
-        if plan.best_metric:
-          scores.append((step, found[plan.best_metric]))
-          is_best = selection.best(plan.best_metric, scores) == scores[-1]
-      if plan.saves(step) or is_best or stopping:
-        checkpoints.save(step, state, scores[-1][1] if is_best else None)
-      late.pause()
+    late.settle()  # a checkpoint's lines of metrics are on disk before it is, and its numbers are good
+    if plan.evaluates(step):
+      found = evaluate(state)
+      report.evaluation(step, found)
+      refuse_bad_numbers(step, {name: value for name, value in found.items() if name.endswith("loss")})
+      if sample is not None:
+        report.sample(step, sample(state))
+      if plan.best_metric:
+        scores.append((step, found[plan.best_metric]))
+        is_best = selection.best(plan.best_metric, scores) == scores[-1]
+    if plan.saves(step) or is_best or stopping:
+      checkpoints.save(step, state, scores[-1][1] if is_best else None)
+    late.pause()
     if stopping:
       report.note(f"stopped by a signal; step {step} is saved")
       break

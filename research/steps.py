@@ -3,6 +3,7 @@
 Nothing here reads a value back from the device or decides when to do something; the loop does.
 """
 
+import concurrent.futures
 from collections.abc import Callable
 from typing import Any
 
@@ -35,16 +36,26 @@ def abstract_state(task: Task, feed: Feed, transform: Transform, seed: int, mesh
 
 
 def training_call(
-  task: Task, feed: Feed, transform: Transform, seed: int, mesh: Mesh, steps_per_call: int
+  task: Task,
+  feed: Feed,
+  transform: Transform,
+  seed: int,
+  mesh: Mesh,
+  steps_per_call: int,
+  *,
+  abstract: State | None = None,
 ) -> TrainingCall:
   """(state, inputs, count) → (state after `count` updates, metrics of the last). The state is donated.
 
   With steps_per_call > 1 the updates run in one compiled loop whose length is an argument, so calls that end early, at
   an evaluation or a checkpoint, need no program of their own.
+
+  With `abstract`, from `abstract_state`, compiling begins at once in a thread of its own, beside whatever else a start
+  takes; without, it begins with the first call.
   """
   if steps_per_call == 1:
-    compiled = training_program(task, feed, transform, seed, mesh)
-    return lambda state, inputs, count: compiled(state, inputs)
+    compiled = _begun(training_program(task, feed, transform, seed, mesh), feed, abstract)
+    return lambda state, inputs, count: compiled()(state, inputs)
 
   update = _update(task, feed, transform, seed)
 
@@ -53,15 +64,25 @@ def training_call(
     blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     return jax.lax.fori_loop(0, count, lambda _, carry: update(carry[0], inputs), (state, blank))
 
-  compiled = jax.jit(updates, donate_argnums=0, out_shardings=replicated(mesh))
   counts = {}  # device scalars, made once for each length that occurs
 
-  def call(state: State, inputs: Any, count: int) -> tuple[State, Metrics]:
+  def device_count(count: int) -> jax.Array:
     if count not in counts:
       counts[count] = jax.device_put(np.int32(count), replicated(mesh))
-    return compiled(state, inputs, counts[count])
+    return counts[count]
 
-  return call
+  program = jax.jit(updates, donate_argnums=0, out_shardings=replicated(mesh))
+  compiled = _begun(program, feed, abstract, device_count(1))
+  return lambda state, inputs, count: compiled()(state, inputs, device_count(count))
+
+
+def _begun(program: jax.stages.Wrapped, feed: Feed, abstract: State | None, *more: jax.Array) -> Callable[[], Callable]:
+  """A way to the compiled program, which a thread begins to make now where the abstract state is known."""
+  if abstract is None:
+    return lambda: program
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), feed.inputs(0))
+  pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="compile")
+  return pool.submit(lambda: program.lower(abstract, shapes, *more).compile()).result
 
 
 def training_program(task: Task, feed: Feed, transform: Transform, seed: int, mesh: Mesh) -> jax.stages.Wrapped:
