@@ -51,3 +51,22 @@ def test_seeds_differ_and_repeat():
   same = jax.tree.map(np.array_equal, a, b)
   assert all(jax.tree.leaves(same))
   assert not np.array_equal(a["hidden_0"]["kernel"], c["hidden_0"]["kernel"])
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 3])
+def test_a_step_compiled_ahead_is_the_same_step(steps_per_call):
+  job = Job(steps_per_call=steps_per_call)
+  ahead = steps.training_call(job.task, job.feed, job.augment, 0, job.mesh, steps_per_call, abstract=job.abstract)
+  copy = lambda: jax.tree.map(jax.numpy.copy, job.state)  # noqa: E731
+  results = [call(copy(), job.feed.inputs(0), steps_per_call) for call in (job.call, ahead, ahead)]
+  for state, metrics in results[1:]:
+    assert int(state.step) == steps_per_call
+    jax.tree.map(np.testing.assert_array_equal, (state, metrics), results[0])
+
+
+def test_what_cannot_be_compiled_ahead_is_told_by_the_first_call():
+  job = Job()
+  wrong = job.abstract.replace(params={})
+  call = steps.training_call(job.task, job.feed, job.augment, 0, job.mesh, 1, abstract=wrong)
+  with pytest.raises(Exception, match="hidden_0"):
+    call(job.state, job.feed.inputs(0), 1)
