@@ -12,6 +12,9 @@ Axis names (what a sharding table maps to a mesh; an axis named None is never sh
 | `classes` | the output width of the head, and its bias |
 | `conv_in`, `conv_out` | a convolution's input and output channels; its bias is `conv_out` |
 | `norm` | the scale and bias of a normalisation |
+| `vocab` | the tokens of a vocabulary: an embedding's rows, a language model's head |
+| `heads`, `kv_heads` | all heads' queries, or keys and values, side by side |
+| `layers`, `experts` | the stacked blocks of a transformer; the experts of a mixture |
 """
 
 import math
@@ -32,6 +35,7 @@ Initializer = Callable[..., jax.Array]
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "relu": nn.relu,
   "gelu": nn.gelu,  # the tanh form: half the CPU time of the exact one
+  "gelu_exact": lambda x: nn.gelu(x, approximate=False),
   "tanh": jnp.tanh,
   "sigmoid": nn.sigmoid,
   "leaky_relu": lambda x: nn.leaky_relu(x, 0.2),  # the slope of Radford et al. 2016
@@ -51,7 +55,7 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
 
 def activation_initializer(activation: str) -> Initializer:
   """What keeps a signal's variance through it: He's initializer for rectifiers, Glorot's for saturating functions."""
-  return he_normal if activation in ("relu", "gelu", "leaky_relu") else glorot_uniform
+  return he_normal if activation in ("relu", "gelu", "gelu_exact", "leaky_relu") else glorot_uniform
 
 
 def dense(
@@ -148,22 +152,25 @@ class Norm(nn.Module):
 
   batch: Ioffe and Szegedy 2015; running statistics (momentum 0.9) live in "batch_stats" and are what evaluation uses.
     Its mean is over the whole batch that the program sees, so under jit with a sharded batch it is the global one.
-  layer: Ba et al. 2016. group: Wu and He 2018, 32 groups or the largest number below that divides the channels evenly.
+  layer: Ba et al. 2016. rms: Zhang and Sennrich 2019, which has no bias.
+  group: Wu and He 2018, 32 groups or the largest number below that divides the channels evenly.
   """
 
   kind: str
   dtype: DType = jnp.float32
   scale_init: Initializer = nn.initializers.ones
   affine: bool = True  # whether it has a scale and a bias
+  use_bias: bool = True  # whether an affine one has a bias
+  epsilon: float = 1e-5
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     if self.kind == "none":
       return x
     options = {
-      "epsilon": 1e-5,
+      "epsilon": self.epsilon,
       "use_scale": self.affine,
-      "use_bias": self.affine,
+      "use_bias": self.affine and self.use_bias,
       "dtype": jnp.float32,
       "scale_init": nn.with_logical_partitioning(self.scale_init, ("norm",)),
       "bias_init": nn.with_logical_partitioning(nn.initializers.zeros, ("norm",)),
@@ -175,8 +182,10 @@ class Norm(nn.Module):
       layer = nn.LayerNorm(**options)
     elif self.kind == "group":
       layer = nn.GroupNorm(num_groups=math.gcd(32, x.shape[-1]), **options)
+    elif self.kind == "rms":
+      layer = nn.RMSNorm(**{name: options[name] for name in ("epsilon", "use_scale", "dtype", "scale_init")})
     else:
-      raise UserError(f"model: no normalisation {self.kind!r} (none, batch, layer or group)")
+      raise UserError(f"model: no normalisation {self.kind!r} (none, batch, layer, rms or group)")
     nn.share_scope(self, layer)  # "norm_0/scale", whatever the kind
     return layer(x.astype(jnp.float32)).astype(self.dtype)
 

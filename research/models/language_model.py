@@ -1,0 +1,132 @@
+"""Token ids in, logits over the vocabulary out: the transformer as a GPT or a BERT.
+
+Axes: B batch, L length, D width, V vocabulary.
+"""
+
+import functools
+import math
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from research.models import layers
+from research.models.attention import Cache
+from research.models.transformer import Transformer
+from research.models.transformer_config import Config, initializers
+
+POSITIONS = ("learned", "sinusoidal", "rotary", "none")
+
+
+class LanguageModel(nn.Module):
+  """Logits for each position: of the next token with a causal `config`, of the token itself (BERT) with another.
+
+  Attributes:
+    config: of the stack; `rotary` there is what positions="rotary" means.
+    vocabulary: V.
+    context: the longest input, for learned positions.
+    positions: one of POSITIONS; learned and sinusoidal ones are added to the embeddings.
+    token_types: BERT's sentence A and B: how many kinds of token there are; 0: none.
+    embedding_norm: normalise the sum of embeddings (BERT).
+    transform: a dense layer, its nonlinearity and a norm before the head (BERT's masked-language head).
+    tied: the head is the embedding's transpose (Press and Wolf 2017).
+    head_bias: a bias of V values.
+    logit_softcap: s·tanh(logits / s); 0: none.
+  """
+
+  config: Config
+  vocabulary: int
+  context: int
+  positions: str = "learned"
+  token_types: int = 0
+  embedding_norm: bool = False
+  transform: bool = False
+  tied: bool = True
+  head_bias: bool = False
+  logit_softcap: float = 0.0
+
+  def setup(self):
+    config = self.config
+    kernel_init, _ = initializers(config)
+    normal = nn.initializers.normal(0.02)
+    embedding = functools.partial(nn.Embed, features=config.width, dtype=config.dtype, param_dtype=jnp.float32)
+    named = nn.with_logical_partitioning
+    self.embed = embedding(self.vocabulary, embedding_init=named(normal, ("vocab", "embed")))
+    if self.positions == "learned":
+      self.position_embed = embedding(self.context, embedding_init=named(normal, (None, "embed")))
+    if self.token_types:
+      self.type_embed = embedding(self.token_types, embedding_init=named(normal, (None, "embed")))
+    norm = functools.partial(layers.Norm, config.norm, config.dtype, epsilon=config.norm_epsilon)
+    if self.embedding_norm:
+      self.embed_norm = norm()
+    self.dropout = layers.Dropout(config.dropout)
+    self.transformer = Transformer(config)
+    if self.transform:
+      self.transform_dense = layers.dense(config.width, ("embed", "mlp"), dtype=config.dtype, kernel_init=kernel_init)
+      self.transform_norm = norm()
+    if not self.tied:
+      self.head = layers.dense(
+        self.vocabulary, ("embed", "vocab"), use_bias=False, dtype=config.dtype, kernel_init=kernel_init
+      )
+    if self.head_bias:
+      self.head_offset = self.param("head_bias", named(nn.initializers.zeros, ("vocab",)), (self.vocabulary,))
+
+  def __call__(
+    self,
+    tokens_BL: jax.Array,
+    *,
+    train: bool,
+    positions_BL: jax.Array | None = None,
+    segments_BL: jax.Array | None = None,
+    types_BL: jax.Array | None = None,
+    cache: Cache | None = None,
+  ) -> tuple[jax.Array, Cache | None, Mapping[str, jax.Array]]:
+    """int32 (B, L) → (logits_BLV float32, cache, statistics), as `Transformer` has them."""
+    x_BLD, cache, statistics = self.hidden(
+      tokens_BL, train=train, positions_BL=positions_BL, segments_BL=segments_BL, types_BL=types_BL, cache=cache
+    )
+    return self.logits(x_BLD), cache, statistics
+
+  def hidden(self, tokens_BL, *, train, positions_BL=None, segments_BL=None, types_BL=None, cache=None):
+    """The same up to the last block's values, x_BLD."""
+    config = self.config
+    batch, length = tokens_BL.shape
+    if positions_BL is None:
+      positions_BL = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
+    x_BLD = self.embed(tokens_BL)
+    if self.positions == "learned":
+      x_BLD = x_BLD + self.position_embed(positions_BL)
+    if self.positions == "sinusoidal":
+      x_BLD = x_BLD + sinusoids(positions_BL, config.width).astype(x_BLD.dtype)
+    if self.token_types:
+      x_BLD = x_BLD + self.type_embed(jnp.zeros_like(tokens_BL) if types_BL is None else types_BL)
+    if self.embedding_norm:
+      x_BLD = self.embed_norm(x_BLD, train=train)
+    x_BLD = self.dropout(x_BLD, train=train)
+    return self.transformer(x_BLD, train=train, positions_BL=positions_BL, segments_BL=segments_BL, cache=cache)
+
+  def logits(self, x_BLD: jax.Array) -> jax.Array:
+    """The last block's values → logits_BLV float32."""
+    config = self.config
+    if self.transform:
+      activation = layers.activation(config.mlp if config.mlp in layers.ACTIVATIONS else "gelu")
+      x_BLD = self.transform_norm(activation(self.transform_dense(x_BLD)), train=False)
+    logits_BLV = self.embed.attend(x_BLD) if self.tied else self.head(x_BLD)
+    logits_BLV = logits_BLV.astype(jnp.float32)
+    if self.head_bias:
+      logits_BLV = logits_BLV + self.head_offset[None, None]
+    if self.logit_softcap:
+      logits_BLV = self.logit_softcap * jnp.tanh(logits_BLV / self.logit_softcap)
+    return logits_BLV
+
+
+def sinusoids(positions_BL: jax.Array, width: int) -> jax.Array:
+  """Sines in the first half of the width and cosines in the second, of wavelengths 2π to 10000·2π; (B, L, D) float32.
+
+  Vaswani et al. 2017, section 3.5, where sines and cosines alternate: the same values in another order.
+  """
+  half = width // 2
+  frequency = jnp.exp(-math.log(10_000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+  angle = positions_BL.astype(jnp.float32)[:, :, None] * frequency[None, None]
+  return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)

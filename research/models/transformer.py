@@ -1,0 +1,132 @@
+"""One transformer for a GPT, a BERT and a ViT: a stack of blocks from vectors to vectors.
+
+What goes in (tokens, patches) and what comes out (words, classes) is in language_model.py and vit.py; attention and
+mixtures of experts have files of their own. Axes: B batch, L length, D width, H heads, G key and value heads, K head
+width, F hidden width of the MLP, E experts, V vocabulary.
+"""
+
+import functools
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from research.models import layers
+from research.models.attention import Attention, Cache, allowed
+from research.models.experts import Experts
+from research.models.transformer_config import Config, initializers
+
+REMAT = {
+  "none": None,
+  "full": jax.checkpoint_policies.nothing_saveable,
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class MLP(nn.Module):
+  """(…, D) → (…, D) by one hidden layer; swiglu has a gate: (silu(x W_gate) ⊙ x W_up) W_down."""
+
+  config: Config
+
+  @nn.compact
+  def __call__(self, x_BLD: jax.Array) -> jax.Array:
+    config = self.config
+    kernel_init, last_init = initializers(config)
+    dense = functools.partial(layers.dense, use_bias=config.bias, dtype=config.dtype)
+    up_BLF = dense(config.f, ("embed", "mlp"), kernel_init=kernel_init, name="up")(x_BLD)
+    if config.mlp == "swiglu":
+      hidden_BLF = nn.silu(dense(config.f, ("embed", "mlp"), kernel_init=kernel_init, name="gate")(x_BLD)) * up_BLF
+    else:
+      hidden_BLF = layers.activation(config.mlp)(up_BLF)
+    return dense(config.width, ("mlp", "embed"), kernel_init=last_init, name="down")(hidden_BLF)
+
+
+class Block(nn.Module):
+  """Attention and an MLP (or experts), each a branch that is added to what it read."""
+
+  config: Config
+
+  @nn.compact
+  def __call__(
+    self, x_BLD: jax.Array, cache: Cache | None, positions_BL: jax.Array, mask_BLS: jax.Array | None, train: bool
+  ) -> tuple[jax.Array, tuple[Cache | None, Mapping[str, jax.Array]]]:
+    """→ (x_BLD, (this layer's cache, the experts' statistics))."""
+    config = self.config
+    norm = functools.partial(layers.Norm, config.norm, config.dtype, epsilon=config.norm_epsilon, use_bias=config.bias)
+    dropout = functools.partial(layers.Dropout(config.dropout), train=train)
+
+    def branch(name: str, x_BLD: jax.Array, function):
+      normalise = norm(name=f"{name}_norm")
+      if config.norm_first:
+        y_BLD, more = function(normalise(x_BLD, train=train))
+        return x_BLD + dropout(y_BLD), more
+      y_BLD, more = function(x_BLD)
+      return normalise(x_BLD + dropout(y_BLD), train=train), more
+
+    attention = Attention(config, name="attention")
+    x_BLD, cache = branch(
+      "attention", x_BLD, lambda y_BLD: attention(y_BLD, cache, positions_BL, mask_BLS, train=train)
+    )
+    if config.experts:
+      experts = functools.partial(Experts(config, name="experts"), train=train)
+      x_BLD, statistics = branch("mlp", x_BLD, experts)
+    else:
+      mlp = MLP(config, name="mlp")
+      x_BLD, statistics = branch("mlp", x_BLD, lambda y_BLD: (mlp(y_BLD), {}))
+    return x_BLD, (cache, statistics)
+
+
+class Transformer(nn.Module):
+  """The stack. Its parameters stand under "layers", stacked on a first axis, and "norm" (pre-norm only)."""
+
+  config: Config
+
+  @nn.compact
+  def __call__(
+    self,
+    x_BLD: jax.Array,
+    *,
+    train: bool,
+    positions_BL: jax.Array | None = None,
+    segments_BL: jax.Array | None = None,
+    cache: Cache | None = None,
+  ) -> tuple[jax.Array, Cache | None, Mapping[str, jax.Array]]:
+    """(B, L, D) → (x_BLD, cache, statistics).
+
+    Args:
+      x_BLD: embedded tokens or patches.
+      train: whether dropout drops.
+      positions_BL: int32; 0, 1, … where None. With a cache: where the new tokens stand in it.
+      segments_BL: int32; a position sees its own segment alone, and nothing where it is negative (padding).
+      cache: from `attention.empty_cache`, with this many layers; the keys and values seen so far.
+
+    Returns: besides the values the cache with the new tokens in it, and of experts {"balance_loss": the mean over
+      layers, () float32; "dropped": tokens that found no place in training, summed over layers, () float32}.
+    """
+    config = self.config
+    batch, length = x_BLD.shape[:2]
+    if positions_BL is None:
+      positions_BL = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
+    mask_BLS = allowed(config, positions_BL, segments_BL, None if cache is None else cache["key"].shape[2])
+    block = Block
+    if config.remat != "none":
+      # Inside a scan nothing needs protection from being merged with its recomputation.
+      block = nn.remat(Block, policy=REMAT[config.remat], prevent_cse=False, static_argnums=(5,))
+    stack = nn.scan(
+      block,
+      variable_axes={"params": 0},
+      split_rngs={"params": True, "dropout": True},
+      in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+      length=config.layers,
+      unroll=config.unroll,
+      metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+    x_BLD, (cache, statistics) = stack(config, name="layers")(x_BLD, cache, positions_BL, mask_BLS, train)
+    if config.norm_first:
+      x_BLD = layers.Norm(config.norm, config.dtype, epsilon=config.norm_epsilon, use_bias=config.bias, name="norm")(
+        x_BLD, train=train
+      )
+    if statistics:
+      statistics = {"balance_loss": statistics["balance_loss"].mean(), "dropped": statistics["dropped"].sum()}
+    return x_BLD, cache, statistics
