@@ -53,13 +53,13 @@ def make_inputs(config: Experiment, splits: Splits, mesh: Mesh) -> Inputs:
   parts = {name: source for name, source in parts.items() if source is not None}
   budget = data.device_budget_mb * 10**6
   if data.feed == "auto":  # all splits share the device, so they fit together or not at all
-    budget -= sum(feeds.nbytes(source) for source in parts.values())
+    budget -= sum(source.nbytes for source in parts.values())
   shuffled = feeds.Shuffled(config.seed, data.batch_size, splits.train.size)
   (train,) = feeds.make_feeds(splits.train, mesh, [shuffled], kind=data.feed, budget_bytes=budget)
   if config.run.steps_per_call > 1 and not train.resident:
     raise UserError(
       f"flags: --run.steps_per_call={config.run.steps_per_call} needs the data on the device, and"
-      f" {feeds.nbytes(splits.train) // 10**6} MB do not fit in --data.device_budget_mb={data.device_budget_mb}"
+      f" {splits.train.nbytes // 10**6} MB do not fit in --data.device_budget_mb={data.device_budget_mb}"
     )
   evaluation = {}
   for name, source in parts.items():

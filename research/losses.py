@@ -60,3 +60,19 @@ def softmax_cross_entropy(logits_BC: jax.Array, labels: jax.Array, label_smoothi
   if label_smoothing:
     picked_B = (1.0 - label_smoothing) * picked_B + label_smoothing / classes * x_BC.sum(axis=-1)
   return log_normalizer_B - picked_B
+
+
+def token_cross_entropy(logits_BLV: jax.Array, targets_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """−log softmax(logits)[target] of each position, and log Z, the logarithm of the softmax's normaliser.
+
+  Args:
+    logits_BLV: (B, L, V) float.
+    targets_BL: (B, L) int32; what is outside [0, V) has a loss of log Z, which nothing should count.
+
+  Returns: losses_BL and log_normalizer_BL, float32.
+  """
+  x_BLV = logits_BLV.astype(jnp.float32)
+  shift_BL1 = jax.lax.stop_gradient(x_BLV.max(axis=-1, keepdims=True))
+  log_normalizer_BL = jnp.log(jnp.exp(x_BLV - shift_BL1).sum(axis=-1)) + shift_BL1[..., 0]
+  is_target_BLV = jax.lax.broadcasted_iota(targets_BL.dtype, x_BLV.shape, 2) == targets_BL[..., None]
+  return log_normalizer_BL - jnp.where(is_target_BLV, x_BLV, 0.0).sum(axis=-1), log_normalizer_BL

@@ -1,7 +1,8 @@
 """Optimizers and learning-rate schedules from a config, gradient accumulation, and the moving average of parameters.
 
 Parameters are plain (unboxed) trees of arrays. What decays and what Muon takes is decided by names and shapes: a matrix
-or convolution is an array of two or more axes, an output layer is a module called "head".
+or convolution is an array of two or more axes, an output layer is a module called "head". Axes along which arrays of
+several layers ("layers") or experts ("…_kernel") are stacked do not count: each is treated as if it stood alone.
 """
 
 import math
@@ -195,15 +196,20 @@ def _scale_by_muon_or_adam(config: OptimConfig, adam: optax.GradientTransformati
 
   def dimensions(params: Params) -> Params:
     # optax.partition leaves MaskedNodes, which have no leaves, where the other half's parameters were.
-    return jax.tree.map(
-      lambda p: contrib.MuonDimensionNumbers(reduction_axis=tuple(range(p.ndim - 1)), output_axis=(p.ndim - 1,)), params
+    return jax.tree.map_with_path(
+      lambda path, p: contrib.MuonDimensionNumbers(
+        reduction_axis=tuple(range(_stacks(path), p.ndim - 1)), output_axis=(p.ndim - 1,)
+      ),
+      params,
     )
 
   muon = contrib.scale_by_muon(beta=config.momentum, weight_dimension_numbers=dimensions)
 
   def to_adam_rms(updates, params=None):
     del params
-    return jax.tree.map(lambda u: u * (0.2 * math.sqrt(max(u.size // u.shape[-1], u.shape[-1]))), updates)
+    return jax.tree.map_with_path(
+      lambda path, u: u * (0.2 * math.sqrt(max(math.prod(u.shape[_stacks(path) : -1]), u.shape[-1]))), updates
+    )
 
   return optax.partition({"muon": optax.chain(muon, optax.stateless(to_adam_rms)), "adam": adam}, labels)
 
@@ -223,12 +229,23 @@ def _promoting(optimizer: optax.GradientTransformation) -> optax.GradientTransfo
 
 
 def _is_kernel(params: Params) -> Params:
-  return jax.tree.map(lambda p: p.ndim >= 2, params)
+  return jax.tree.map_with_path(lambda path, p: p.ndim - _stacks(path) >= 2, params)
 
 
 def _is_hidden_kernel(path: tuple, param: jax.Array) -> bool:
-  names = [str(getattr(entry, "key", entry)) for entry in path]
-  return names[-1] == "kernel" and param.ndim >= 2 and "head" not in names
+  names = _names(path)
+  is_kernel = names[-1] == "kernel" or names[-1].endswith("_kernel")
+  return is_kernel and param.ndim - _stacks(path) >= 2 and "head" not in names
+
+
+def _stacks(path: tuple) -> int:
+  """How many leading axes are a stack of layers or experts."""
+  names = _names(path)
+  return ("layers" in names) + names[-1].endswith("_kernel")
+
+
+def _names(path: tuple) -> list[str]:
+  return [str(getattr(entry, "key", entry)) for entry in path]
 
 
 def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:

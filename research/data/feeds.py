@@ -67,8 +67,10 @@ class DeviceFeed:
 
   resident = True
 
-  def __init__(self, plan: Shuffled | InOrder, arrays: Mapping[str, jax.Array], sharding: NamedSharding):
-    self.plan, self._arrays, self._sharding = plan, arrays, sharding
+  def __init__(
+    self, plan: Shuffled | InOrder, source: Source, arrays: Mapping[str, jax.Array], sharding: NamedSharding
+  ):
+    self.plan, self._source, self._arrays, self._sharding = plan, source, arrays, sharding
 
   def inputs(self, step: int) -> Mapping[str, jax.Array]:
     del step  # the compiled call reads it from the state
@@ -77,7 +79,7 @@ class DeviceFeed:
   def batch(self, inputs: Mapping[str, jax.Array], step: jax.Array) -> Batch:
     indices_B, mask_B = self.plan.rows(step)
     indices_B = jax.lax.with_sharding_constraint(indices_B, self._sharding)
-    rows = {name: array[indices_B] for name, array in inputs.items()}
+    rows = self._source.take(inputs, indices_B)
     return {**rows, "index": indices_B, "mask": mask_B}
 
   def close(self) -> None:
@@ -135,12 +137,7 @@ class GrainFeed:
 def place(source: Source, mesh: jax.sharding.Mesh) -> Mapping[str, jax.Array]:
   """Reads a whole split and puts it on every device of the mesh."""
   everywhere = NamedSharding(mesh, PartitionSpec())
-  return {name: jax.device_put(source.column(name), everywhere) for name in source.schema.features}
-
-
-def nbytes(source: Source) -> int:
-  """Bytes of the split once decoded, the same on the host and on a device."""
-  return source.size * source.schema.example_bytes
+  return {name: jax.device_put(array, everywhere) for name, array in source.stored().items()}
 
 
 def make_feeds(
@@ -156,7 +153,7 @@ def make_feeds(
     budget_bytes: device memory that the split may take, on each device.
   """
   sharding = NamedSharding(mesh, PartitionSpec("data"))
-  if kind == "device" or (kind == "auto" and nbytes(source) <= budget_bytes):
+  if kind == "device" or (kind == "auto" and source.nbytes <= budget_bytes):
     arrays = place(source, mesh)
-    return [DeviceFeed(plan, arrays, sharding) for plan in plans]
+    return [DeviceFeed(plan, source, arrays, sharding) for plan in plans]
   return [GrainFeed(plan, source, sharding) for plan in plans]

@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from research.data import fingerprint as fingerprints
 
+Array = Any  # a numpy or a jax array
 OUTPUTS = ("label", "target")  # "label": a class number, int32; "target": a number to regress, float32
 
 
@@ -66,9 +67,36 @@ class Source(Protocol):
   def column(self, name: str) -> np.ndarray:
     """All examples' entries under `name`, (N, ...). The stored array itself where possible: do not write to it."""
 
+  @property
+  def nbytes(self) -> int:
+    """Bytes of what `stored` gives."""
+
+  def stored(self) -> Mapping[str, np.ndarray]:
+    """What a device holds of the whole source."""
+
+  def take(self, stored: Mapping[str, Array], indices: Array) -> dict[str, Array]:
+    """Examples `indices` from what `stored` gave, in numpy or inside a compiled step; indices are not checked."""
+
+
+class Rows:
+  """How a source whose examples are stored one by one gives them to a device."""
+
+  size: int
+  schema: Schema
+
+  @property
+  def nbytes(self) -> int:
+    return self.size * self.schema.example_bytes
+
+  def stored(self) -> Mapping[str, np.ndarray]:
+    return {name: self.column(name) for name in self.schema.features}
+
+  def take(self, stored: Mapping[str, Array], indices: Array) -> dict[str, Array]:
+    return {name: array[indices] for name, array in stored.items()}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ArraySource:
+class ArraySource(Rows):
   """Numpy arrays or memory maps, one for each entry of the schema, all with the examples on axis 0."""
 
   name: str
@@ -99,7 +127,7 @@ class ArraySource:
     return self.arrays[name]
 
 
-class View:
+class View(Rows):
   """Some examples of another source, in the given order: a split. `indices_N` may repeat and need not be sorted."""
 
   def __init__(self, source: Source, indices_N, name: str = ""):

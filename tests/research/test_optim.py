@@ -137,6 +137,24 @@ def test_muon_orthogonalises_hidden_kernels_and_leaves_the_rest_to_adamw():
     assert np.sqrt((direction**2).mean()) == pytest.approx(0.2, rel=0.2)
 
 
+@pytest.mark.parametrize("name", ["muon", "adamw", "adam"])
+def test_stacked_layers_and_experts_are_updated_as_if_each_stood_alone(name):
+  shapes = {"kernel": (6, 4), "bias": (4,), "up_kernel": (5, 6, 4)}
+  random = np.random.default_rng(0)
+  make = lambda: [{key: random.normal(size=s).astype(np.float32) for key, s in shapes.items()} for _ in range(3)]  # noqa: E731
+  config = Config(name=name, weight_decay=0.1)
+  layers, gradients = make(), make()
+  stack = lambda trees: {"layers": jax.tree.map(lambda *each: np.stack(each), *trees)}  # noqa: E731
+  stacked = run(config, [stack(gradients)], stack(layers))["layers"]
+  for number, (layer, gradient) in enumerate(zip(layers, gradients, strict=True)):
+    alone = run(config, [gradient], layer)
+    one = {"kernel": layer["up_kernel"][2]}
+    expert = run(config, [{"kernel": gradient["up_kernel"][2]}], one)
+    np.testing.assert_allclose(stacked["up_kernel"][number, 2], expert["kernel"], rtol=1e-4, atol=1e-6)
+    for key in ("kernel", "bias"):
+      np.testing.assert_allclose(stacked[key][number], alone[key], rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", optim.NAMES)
 def test_every_optimizer_brings_a_quadratic_down(name):
   target = random_tree(5)

@@ -61,7 +61,7 @@ def test_every_epoch_of_training_batches_is_the_whole_split(digits, mesh):
 
 def test_auto_keeps_to_the_memory_budget(digits, mesh):
   plan = feeds.InOrder(8, digits.size)
-  size = feeds.nbytes(digits)
+  size = digits.nbytes
   assert size == digits.size * (8 * 8 + 4)
   (fits,) = feeds.make_feeds(digits, mesh, [plan], kind="auto", budget_bytes=size)
   (exceeds,) = feeds.make_feeds(digits, mesh, [plan], kind="auto", budget_bytes=size - 1)

@@ -1,0 +1,194 @@
+"""Text ↔ token ids: characters, bytes, or byte-pair encoding. A tokenizer is learned from training text alone.
+
+It is stored with a run as JSON, and two are the same where their digests are. Axes: T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from research.data import fingerprint as fingerprints
+from research.errors import UserError
+
+KINDS = ("char", "byte", "bpe")
+END = "<|endoftext|>"  # stands before each document
+
+
+class Tokenizer(Protocol):
+  """`size` is V. `bytes_V` int32 are the UTF-8 bytes that each token stands for; `end` is END's id."""
+
+  kind: str
+  size: int
+  end: int
+
+  @property
+  def bytes_V(self) -> np.ndarray: ...
+
+  def encode(self, text: str) -> np.ndarray:
+    """ids_T int32."""
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """The text. UserError for an id outside 0..V−1; bytes that are no UTF-8 become �."""
+
+  def content(self) -> dict:
+    """What `load` makes it from again."""
+
+
+class Characters:
+  """A token for each character of the training text, one for any other character, and END."""
+
+  kind = "char"
+
+  def __init__(self, characters: str):
+    self._characters = characters
+    self._code_points = np.frombuffer(characters.encode("utf-32-le"), np.uint32)  # sorted
+    self.unknown, self.end, self.size = len(characters), len(characters) + 1, len(characters) + 2
+
+  @property
+  def bytes_V(self) -> np.ndarray:
+    return np.asarray([*(len(character.encode()) for character in self._characters), 3, 0], np.int32)
+
+  def encode(self, text: str) -> np.ndarray:
+    code_points_T = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    place_T = np.searchsorted(self._code_points, code_points_T)
+    place_T = np.minimum(place_T, len(self._code_points) - 1)
+    return np.where(self._code_points[place_T] == code_points_T, place_T, self.unknown).astype(np.int32)
+
+  def decode(self, ids: Sequence[int]) -> str:
+    check_ids(ids, self.size)
+    return "".join([*self._characters, "\ufffd", ""][i] for i in ids)
+
+  def content(self) -> dict:
+    return {"kind": self.kind, "characters": self._characters}
+
+
+class Bytes:
+  """A token for each of the 256 bytes, and END: knows every text, and learns nothing."""
+
+  kind, size, end = "byte", 257, 256
+
+  @property
+  def bytes_V(self) -> np.ndarray:
+    return np.asarray([1] * 256 + [0], np.int32)
+
+  def encode(self, text: str) -> np.ndarray:
+    return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+
+  def decode(self, ids: Sequence[int]) -> str:
+    check_ids(ids, self.size)
+    return bytes(i for i in ids if i < 256).decode("utf-8", errors="replace")
+
+  def content(self) -> dict:
+    return {"kind": self.kind}
+
+
+class BytePairs:
+  """Byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019) by the library `tokenizers`."""
+
+  kind = "bpe"
+
+  def __init__(self, description: str):
+    library = _library()
+    try:
+      self._tokenizer = library.Tokenizer.from_str(description)
+    except Exception as error:  # the library raises its base Exception
+      raise UserError(f"data: a tokenizer's description is damaged ({error})") from error
+    self.size, self.end = self._tokenizer.get_vocab_size(), self._tokenizer.token_to_id(END)
+    self._description = description
+    if self.end is None:
+      raise UserError(f"data: a byte-pair tokenizer without a token {END}")
+
+  @functools.cached_property
+  def bytes_V(self) -> np.ndarray:
+    # Byte-level vocabularies spell each byte as one character, so a token has as many characters as bytes.
+    lengths_V = np.zeros(self.size, np.int32)
+    for token, place in self._tokenizer.get_vocab().items():
+      lengths_V[place] = 0 if token == END else len(token)
+    return lengths_V
+
+  def encode(self, text: str) -> np.ndarray:
+    return np.asarray(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
+
+  def decode(self, ids: Sequence[int]) -> str:
+    check_ids(ids, self.size)
+    return self._tokenizer.decode(list(map(int, ids)), skip_special_tokens=True)
+
+  def content(self) -> dict:
+    return {"kind": self.kind, "tokenizer": json.loads(self._description)}
+
+
+def learn(kind: str, documents: Iterable[str], vocabulary: int = 4096) -> Tokenizer:
+  """A tokenizer of `kind` from training documents; `vocabulary` is V for bpe. Raises UserError for an impossible V."""
+  if kind == "byte":
+    return Bytes()
+  if kind == "char":
+    return Characters("".join(sorted(set().union(*documents))))
+  if kind != "bpe":
+    raise UserError(f"data: no tokenizer {kind!r} ({', '.join(KINDS)})")
+  if vocabulary < 257:
+    raise UserError(f"data: a byte-pair vocabulary of {vocabulary} has no room for the 256 bytes and {END}")
+  library = _library()
+  tokenizer = library.Tokenizer(library.models.BPE())
+  tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+  tokenizer.decoder = library.decoders.ByteLevel()
+  trainer = library.trainers.BpeTrainer(
+    vocab_size=vocabulary,
+    special_tokens=[END],
+    initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
+    show_progress=False,
+  )
+  tokenizer.train_from_iterator(documents, trainer)
+  return BytePairs(tokenizer.to_str())
+
+
+def digest(tokenizer: Tokenizer) -> str:
+  """Hex sha-256, equal for tokenizers that do the same."""
+  return fingerprints.text("tokenizer", json.dumps(tokenizer.content(), sort_keys=True))
+
+
+def save(tokenizer: Tokenizer, path: Path) -> None:
+  """Writes it as JSON, whole or not at all."""
+  partial = path.with_name(path.name + ".partial")
+  partial.write_text(json.dumps(tokenizer.content(), sort_keys=True) + "\n", "utf-8")
+  partial.replace(path)
+
+
+def load(path: Path) -> Tokenizer:
+  """What `save` wrote. Raises UserError for a missing or damaged file."""
+  try:
+    content = json.loads(path.read_text("utf-8"))
+  except OSError as error:
+    raise UserError(f"data: cannot read the tokenizer {path}: {error.strerror or error}") from error
+  except ValueError as error:
+    raise UserError(f"data: the tokenizer {path} is damaged ({error})") from error
+  kind = content.get("kind") if isinstance(content, dict) else None
+  if kind == "byte":
+    return Bytes()
+  if kind == "char" and isinstance(content.get("characters"), str) and content["characters"]:
+    return Characters(content["characters"])
+  if kind == "bpe" and isinstance(content.get("tokenizer"), dict):
+    return BytePairs(json.dumps(content["tokenizer"]))
+  raise UserError(f"data: {path} describes no tokenizer")
+
+
+def check_ids(ids: Sequence[int], size: int) -> None:
+  """Raises UserError for an id that the vocabulary of `size` has not."""
+  for i in ids:
+    if not 0 <= i < size:
+      raise UserError(f"data: token {i} is outside the vocabulary of {size}")
+
+
+def _library():
+  try:
+    import tokenizers
+  except ImportError as error:
+    raise UserError(
+      "data: byte-pair tokens need the library tokenizers: pip install 'flagship[text]', or --data.tokenizer=byte"
+    ) from error
+  return tokenizers
