@@ -20,7 +20,7 @@ from research.errors import UserError
 WORDS = ("train", "eval", "sample", "preflight")
 HELP = ("-h", "--help", "-help")
 STOPPED = 75
-FILES = ("csv", "npz", "idx", "folder")  # sources that are a path
+FILES = ("csv", "npz", "idx", "folder", "text", "jsonl")  # sources that are a path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,10 @@ class Definition:
     directory: the folder, with the presets.
     judge: (job, workdir, say) → the task's `judge` with an attribute `about` for run.json, or None: what it takes to
       open other runs that a task is scored by. Only training and evaluation ask for it.
+    open_data: (config, say) → splits, where they are not what `inputs.open_data` makes of the data flags.
+    sampling: the dataclass of the word sample's own flags.
+    generate: (job, state, request) → exit code: what the word sample does, where it is not to write `task.sample`'s
+      pictures into files.
   """
 
   name: str
@@ -43,6 +47,9 @@ class Definition:
   build: Callable[[Any, Any, int], Any]
   directory: Path
   judge: Callable[[Any, Path, Callable[[str], None]], Any] | None = None
+  open_data: Callable[[Any, Callable[[str], None]], Any] | None = None
+  sampling: type[Sampling] = Sampling
+  generate: Callable[[Any, Any, "Request"], int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +71,7 @@ def main(definition: Definition, arguments: Sequence[str] | None = None) -> int:
       setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
   try:
     if set(HELP) & set(arguments) or arguments[:1] == ["help"]:
-      rest, _ = split_off(Sampling, [argument for argument in arguments if argument not in (*HELP, "help")])
+      rest, _ = split_off(definition.sampling, [argument for argument in arguments if argument not in (*HELP, "help")])
       print(manual.help_text(definition, expand(definition, rest)[0]))
       return 0
     if "--list" in arguments:
@@ -90,8 +97,8 @@ def main(definition: Definition, arguments: Sequence[str] | None = None) -> int:
 
 def read(definition: Definition, arguments: Sequence[str]) -> Request:
   """Command line → request. Raises UserError for anything that is wrong with it."""
-  rest, own = split_off(Sampling, arguments)
-  sampling, _ = flags.parse(Sampling, own)
+  rest, own = split_off(definition.sampling, arguments)
+  sampling, _ = flags.parse(definition.sampling, own)
   expanded, origin, workdir = expand(definition, rest)
   config, words = flags.parse(definition.schema, expanded)
   word = words[0] if words else "train"

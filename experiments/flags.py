@@ -190,6 +190,8 @@ def parser(field: dataclasses.Field) -> flags.ArgumentParser:
     return _Truth()
   if isinstance(field.default, int | float):
     return _Number(type(field.default), low, high)
+  if field.metadata["verbatim"]:
+    return flags.ArgumentParser()
   return _Numbers() if isinstance(field.default, tuple) else _Line()
 
 
@@ -202,10 +204,10 @@ def parse(schema: type[T], arguments: Sequence[str]) -> tuple[T, list[str]]:
   Raises:
     UserError: an unknown flag, a value of the wrong type or range, an impossible combination.
   """
-  known = flags.FlagValues()
+  known, defaults = flags.FlagValues(), values(schema())  # a group's own default may differ from its class's
   known.set_gnu_getopt(True)
   for leaf in leaves(schema):
-    named = {"name": leaf.name, "default": leaf.field.default, "help": leaf.field.metadata["help"]}
+    named = {"name": leaf.name, "default": defaults[leaf.name], "help": leaf.field.metadata["help"]}
     if isinstance(leaf.field.default, bool):
       flags.DEFINE_boolean(**named, flag_values=known)
       known[leaf.name].parser = _Truth()
@@ -218,7 +220,7 @@ def parse(schema: type[T], arguments: Sequence[str]) -> tuple[T, list[str]]:
     raise UserError(f"flags: no flag --{error.flagname}{hint}; --help lists them") from error
   except flags.Error as error:
     raise UserError(f"flags: {_plain(str(error))}") from error
-  config = build(schema, {name: known[name].value for name in values(schema())})
+  config = build(schema, {name: known[name].value for name in defaults})
   config.check()
   return config, words
 

@@ -6,7 +6,6 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from experiments import flags
-from experiments.sample import Sampling
 
 if TYPE_CHECKING:
   from experiments.command import Definition
@@ -40,8 +39,8 @@ def help_text(definition: "Definition", arguments: list[str]) -> str:
       group = leaf.group
       lines += ["", _heading(definition, group)]
     lines += _flag_lines(leaf, found[leaf.name], width)
-  lines += ["", _heading(definition, Sampling)]
-  for leaf in flags.leaves(Sampling):
+  lines += ["", _heading(definition, definition.sampling)]
+  for leaf in flags.leaves(definition.sampling):
     lines += _flag_lines(leaf, leaf.field.default, width)
   return "\n".join(lines)
 

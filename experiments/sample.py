@@ -42,6 +42,10 @@ def run(definition: "Definition", request: "Request") -> int:
 
   from experiments import work
 
+  if definition.generate is not None:
+    job = work.make_job(definition, request.config, print)
+    state, _ = work.restore(job, request)
+    return definition.generate(job, state, request)
   asked = request.sampling
   output = Path(asked.output).expanduser() if asked.output else request.workdir / "generated"
   _check(output)

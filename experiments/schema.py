@@ -18,6 +18,7 @@ def flag(
   low: float | None = None,
   high: float | None = None,
   curve: bool = True,
+  verbatim: bool = False,
 ) -> Any:
   """A dataclass field that becomes a flag.
 
@@ -27,9 +28,10 @@ def flag(
     choices: the strings allowed.
     low: least value allowed, inclusive.
     high: greatest value allowed, inclusive.
+    verbatim: a string that may have blanks around it and line breaks in it, which no flag file could hold.
     curve: whether another value can change the training curve. What cannot is free to differ when a run is resumed.
   """
-  metadata = {"help": help, "choices": choices, "low": low, "high": high, "curve": curve}
+  metadata = {"help": help, "choices": choices, "low": low, "high": high, "curve": curve, "verbatim": verbatim}
   return dataclasses.field(default=default, metadata=metadata)
 
 

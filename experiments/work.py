@@ -102,7 +102,7 @@ def make_job(definition: Definition, config: Experiment, say: Callable[[str], No
   mesh = make_mesh(config.parallel.mesh, config.data.batch_size // config.batch_parts)
   if not config.parallel.mesh and mesh.devices.size < jax.device_count():
     say(f"on {mesh.devices.size} of {jax.device_count()} devices, which divide a batch of {config.data.batch_size}")
-  splits = inputs.open_data(config.data, say)
+  splits = inputs.open_data(config.data, say) if definition.open_data is None else definition.open_data(config, say)
   for note in splits.notes:
     say(note)
   data = inputs.make_inputs(config, splits, mesh)
@@ -157,6 +157,7 @@ def train(definition: Definition, request: Request) -> int:
       if not stop():
         job = judged(definition, job, workdir)  # which may train another run first
       run_directory.claim(workdir, definition.name, config)
+      job.data.splits.keep(workdir)
       if stop():
         print("stopped by a signal before the first step")
         return STOPPED

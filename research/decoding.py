@@ -93,12 +93,10 @@ def advance(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _choose(choice: Choice, key: jax.Array, position_B: jax.Array, logits_BV: jax.Array, seen_BV: jax.Array):
-  """(token_B, seen_BV with it). A text's key depends on its own row and position, not on its neighbours."""
+def _choose(choice: Choice, key: jax.Array, step: jax.Array, logits_BV: jax.Array, seen_BV: jax.Array):
+  """(token_B, seen_BV with it). A text's draw depends on its own row and step, not on its neighbours."""
   rows_B = jnp.arange(logits_BV.shape[0])
-  keys_B = jax.vmap(lambda row, position: jax.random.fold_in(jax.random.fold_in(key, row), position))(
-    rows_B, position_B
-  )
+  keys_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, step), rows_B)
   token_B = choice(keys_B, logits_BV, seen_BV)
   return token_B, seen_BV.at[rows_B, token_B].set(True)
 
@@ -116,12 +114,14 @@ def generate(
 ) -> list[list[int]]:
   """Goes on from each prompt by `count` tokens.
 
+  Where a text has filled the cache, all are read again from their last half: a model has no more places.
+
   Args:
     model: the network.
     params: its parameters.
     prompts: token ids, of any lengths from 1 on.
     count: tokens to make of each.
-    length: S, places of the cache: the longest prompt and `count` must fit.
+    length: S, places of the cache: a prompt and one token must fit.
     choice: how tokens are chosen.
     key: of the draws; greedy choices need none.
     told: given token_B after each step, says which texts are finished; they get no more tokens, and when all are, it
@@ -130,30 +130,41 @@ def generate(
   Returns: the new tokens of each text. Raises UserError for an empty prompt, ids beyond the vocabulary, and prompts
     that do not fit.
   """
-  prompt_BS, length_B = pad(prompts, count=count, length=length, vocabulary=model.vocabulary)
+  prompt_BS, length_B = pad(prompts, length=length, vocabulary=model.vocabulary)
   key = jax.random.key(0) if key is None else key
   seen_BV = np.zeros((len(prompts), model.vocabulary), bool)
   for row, prompt in enumerate(prompts):
     seen_BV[row, list(prompt)] = True
+  texts, made = [list(prompt) for prompt in prompts], [[] for _ in prompts]
   logits_BV, cache = read(model, params, jnp.asarray(prompt_BS), jnp.asarray(length_B))
-  position_B, seen_BV = jnp.asarray(length_B), jnp.asarray(seen_BV)
-  made, finished = [[] for _ in prompts], np.zeros(len(prompts), bool)
+  seen_BV, place_B, written = jnp.asarray(seen_BV), jnp.asarray(length_B), int(length_B.max())
+  finished = np.zeros(len(prompts), bool)
   for step in range(count):
-    token_B, seen_BV = _choose(choice, key, position_B, logits_BV, seen_BV)
-    if step + 1 < count:  # on its way while the token is looked at
-      logits_BV, cache = advance(model, params, cache, token_B, position_B)
-      position_B = position_B + 1
+    token_B, seen_BV = _choose(choice, key, jnp.int32(step), logits_BV, seen_BV)
+    is_full = written == length
+    if not is_full:  # on its way while the token is looked at
+      logits_BV, cache = advance(model, params, cache, token_B, place_B)
+      place_B, written = place_B + 1, written + 1
     tokens = np.asarray(token_B)
-    for row in np.flatnonzero(~finished):
-      made[row].append(int(tokens[row]))
+    for row, token in enumerate(tokens.tolist()):
+      texts[row].append(token)
+      if not finished[row]:
+        made[row].append(token)
     if told is not None:
       finished |= np.asarray(told(tokens), bool)
       if finished.all():
         break
+    if is_full:
+      halves = [text[-(length // 2) :] for text in texts]
+      prompt_BS, length_B = pad(halves, length=length, vocabulary=model.vocabulary)
+      logits_BV, cache = read(model, params, jnp.asarray(prompt_BS), jnp.asarray(length_B))
+      place_B, written = jnp.asarray(length_B), int(length_B.max())
   return made
 
 
-def pad(prompts: Sequence[Sequence[int]], *, count: int, length: int, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
+def pad(
+  prompts: Sequence[Sequence[int]], *, length: int, vocabulary: int, count: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
   """(prompt_BS int32, filled up with zeros; length_B int32). Raises UserError as `generate` does."""
   prompt_BS = np.zeros((len(prompts), length), np.int32)
   for row, prompt in enumerate(prompts):
@@ -161,8 +172,8 @@ def pad(prompts: Sequence[Sequence[int]], *, count: int, length: int, vocabulary
       raise UserError(f"sample: prompt {row + 1} is empty; a model goes on from one token at least")
     if len(prompt) + count > length:
       raise UserError(
-        f"sample: a prompt of {len(prompt)} tokens and {count} new ones do not fit in a context of {length}; at most"
-        f" {length - len(prompt)} would"
+        f"sample: a prompt of {len(prompt)} tokens does not fit in a context of {length} with {count} to come; at most"
+        f" {max(0, length - count)} would"
       )
     if min(prompt) < 0 or max(prompt) >= vocabulary:
       raise UserError(f"sample: token {max(prompt)} is beyond the vocabulary of {vocabulary}")

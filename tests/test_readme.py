@@ -66,6 +66,7 @@ def place(tmp_path_factory):
   run(folder, ["python", "-m", "experiments.cnn", "--config=digits"])
   run(folder, ["python", "-m", "experiments.cnn", "--config=digits", "--optim.learning_rate=0.01"])
   run(folder, ["python", "-m", "experiments.gan", "--config=digits"])
+  run(folder, ["python", "-m", "experiments.gpt", "--config=stdlib"])
   return folder
 
 
@@ -75,6 +76,8 @@ def run(folder: Path, words: list[str]) -> None:
     short = SHORT if "experiments.linear" not in words else SHORT[:2]  # five points are a batch
     if "experiments.gan" in words and "--config=digits" in words:  # judged by the shortened run that is there
       short = (*short, "--metrics.features=runs/cnn-digits", "--metrics.count=40")
+    if "experiments.gpt" in words:  # less to evaluate on
+      short = (*short, "--model.width=32", "--data.validation_fraction=0.002")
     words = [*words, *short, f"--data.dir={folder / 'tfds'}", *workdir]
   if words[2].startswith("benchmarks."):
     words = [*words[:3], "--help"]  # hours; their own commands are those above

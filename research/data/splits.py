@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -34,6 +35,9 @@ class Splits:
   target_mean: float | None = None
   target_std: float | None = None
   notes: tuple[str, ...] = ()
+
+  def keep(self, workdir: Path) -> None:
+    """Writes what a run needs to use its model later and cannot learn again from the flags: nothing here."""
 
 
 def open_splits(

@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 
 from experiments import flags
 from experiments.cnn.__main__ import Config as CNNConfig
+from experiments.gpt.__main__ import Config as GPTConfig
 from experiments.linear.__main__ import Config as LinearConfig
 from experiments.mlp.__main__ import Config as MLPConfig
+from experiments.schema import Data, Experiment
 from research.errors import UserError
 
-SCHEMAS = (LinearConfig, MLPConfig, CNNConfig)
+SCHEMAS = (LinearConfig, MLPConfig, CNNConfig, GPTConfig)
 
 
 def value_of(leaf):
@@ -112,3 +114,12 @@ def test_every_flag_has_help_and_says_whether_it_changes_the_curve():
       assert leaf.field.metadata["help"]
       assert isinstance(leaf.changes_curve, bool)
       assert len(f"  --{leaf.name}=") < 60
+
+
+def test_a_groups_default_in_a_schema_stands_before_its_classes():
+  @dataclasses.dataclass(frozen=True)
+  class Ours(Experiment):
+    data: Data = dataclasses.field(default_factory=lambda: Data(source="python:stdlib", test_fraction=0.0))
+
+  config, _ = flags.parse(Ours, ["--data.batch_size=7"])
+  assert config == Ours(data=Data(source="python:stdlib", test_fraction=0.0, batch_size=7))

@@ -23,6 +23,12 @@ GAN = [
   "--parallel.mesh=data:1", "--model.name=mlp", "--model.widths=8,8", "--model.conditional", "--model.spectral_norm",
   "--gan.critic_steps=2", "--gan.r1=0.1", "--optim.name=adam", "--optim.ema_decay=0.9",
 ]  # fmt: skip
+GPT = [
+  sys.executable, "-m", "experiments.gpt", f"--data.source=text:{__file__}", "--run.steps=1000", "--run.eval_every=500",
+  "--run.checkpoint_every=20", "--run.log_every=50", "--data.batch_size=4", "--parallel.mesh=data:1",
+  "--model.layers=2", "--model.width=8", "--model.heads=2", "--model.context=16", "--model.dropout=0.1",
+  "--optim.name=muon", "--optim.ema_decay=0.9",
+]  # fmt: skip
 VOLATILE = ("time", "train/examples_per_second")
 
 
@@ -87,8 +93,9 @@ def whole(tmp_path_factory):
     (COMMAND, signal.SIGTERM, 75),
     (COMMAND, signal.SIGINT, 75),
     (GAN, signal.SIGKILL, -9),
+    (GPT, signal.SIGKILL, -9),
   ],
-  ids=["mlp killed", "mlp terminated", "mlp interrupted", "gan killed"],
+  ids=["mlp killed", "mlp terminated", "mlp interrupted", "gan killed", "gpt killed"],
 )
 def test_the_resumed_run_is_the_uninterrupted_one(whole, tmp_path, command, number, code):
   whole, workdir = whole(command), tmp_path / "run"

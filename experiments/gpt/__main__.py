@@ -1,0 +1,97 @@
+"""Train a language model on text: characters, bytes or byte pairs, each predicted from those before it."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from experiments.command import Definition, main
+from experiments.gpt.network import Model, make_network
+from experiments.gpt.writing import Prompting, sampler, write
+from experiments.schema import Data, Experiment, flag
+from research import optim
+from research.data.text import TextSplits, open_text
+from research.errors import UserError
+from research.language import Weights, language_modelling
+from research.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+  """How text becomes tokens and examples"""
+
+  tokenizer: str = flag("byte", "characters of training, bytes, or byte pairs", choices=("char", "byte", "bpe"))
+  vocabulary: int = flag(4096, "bpe: tokens, learned from the training text", low=257)
+  packed: bool = flag(False, "no document sees another, or is predicted from it")
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+  """What is added to the cross-entropy"""
+
+  z: float = flag(0.0, "weight of the squared logarithm of the softmax's normaliser", low=0.0)
+  balance: float = flag(0.01, "weight of the experts' balance", low=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Experiment):
+  """Every flag of this experiment."""
+
+  data: Data = dataclasses.field(
+    default_factory=lambda: Data(
+      source="python:stdlib", validation_fraction=0.1, test_fraction=0.0, batch_size=16, eval_batch_size=64
+    )
+  )
+  text: Text = dataclasses.field(default_factory=Text)
+  model: Model = dataclasses.field(default_factory=Model)
+  loss: Loss = dataclasses.field(default_factory=Loss)
+
+  def check(self) -> None:
+    super().check()
+    self.model.config()
+    for name in ("pad_crop", "flip", "cutout", "mixup", "label_smoothing", "target"):
+      if getattr(self.data, name):
+        raise UserError(f"flags: --data.{name} is for classifiers; a language model has --text.tokenizer, --loss.z …")
+
+
+def open_data(config: Config, say) -> TextSplits:
+  data, text = config.data, config.text
+  return open_text(
+    data.source,
+    length=config.model.context,
+    tokenizer=text.tokenizer,
+    vocabulary=text.vocabulary,
+    packed=text.packed,
+    validation_fraction=data.validation_fraction,
+    test_fraction=data.test_fraction,
+    split_seed=data.split_seed,
+    progress=say,
+  )
+
+
+def build(config: Config, splits: TextSplits, total_steps: int) -> Task:
+  tokenizer = splits.tokenizer
+  network = make_network(config.model, tokenizer)
+  return language_modelling(
+    network,
+    optim.make_optimizer(config.optim.over(total_steps), total_steps),
+    token_bytes_V=tokenizer.bytes_V,
+    weights=Weights(config.loss.z, config.loss.balance),
+    micro_batches=config.optim.micro_batches,
+    ema_decay=config.optim.ema_decay,
+    sample=sampler(network, tokenizer),
+  )
+
+
+EXPERIMENT = Definition(
+  "gpt",
+  __doc__,
+  Config,
+  build,
+  Path(__file__).parent,
+  open_data=open_data,
+  sampling=Prompting,
+  generate=write,
+)
+
+if __name__ == "__main__":
+  sys.exit(main(EXPERIMENT))

@@ -1,0 +1,30 @@
+"""A language model from its flags and the tokenizer."""
+
+import dataclasses
+
+from experiments.schema import flag
+from experiments.transformer_flags import Transformer
+from research.data.tokenizers import Tokenizer
+from research.models.language_model import POSITIONS, LanguageModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Model(Transformer):
+  """The network"""
+
+  context: int = flag(256, "tokens that it sees at once", low=1)
+  positions: str = flag("learned", "how places are told", choices=POSITIONS)
+  tied: bool = flag(True, "the head is the embedding's transpose")
+  logit_softcap: float = flag(0.0, "bound of the logits, by tanh; 0: none", low=0.0)
+
+
+def make_network(model: Model, tokenizer: Tokenizer) -> LanguageModel:
+  """Raises UserError where the flags do not fit together."""
+  return LanguageModel(
+    model.config(rotary=model.positions == "rotary"),
+    vocabulary=tokenizer.size,
+    context=model.context,
+    positions=model.positions,
+    tied=model.tied,
+    logit_softcap=model.logit_softcap,
+  )

@@ -1,0 +1,83 @@
+"""Text as a language model's splits: a corpus, its tokenizer, and windows of its tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from research.data import fingerprint as fingerprints
+from research.data import tokenizers
+from research.data.corpus import open_corpus
+from research.data.splits import Splits
+from research.data.tokenizers import Tokenizer
+from research.data.windows import windows
+from research.errors import UserError
+
+FILE = "tokenizer.json"  # in a run's directory
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSplits(Splits):
+  """Splits of windows, and the tokenizer that they are in. The fingerprint covers the tokenizer too."""
+
+  tokenizer: Tokenizer | None = None
+
+  def keep(self, workdir: Path) -> None:
+    """Writes the tokenizer. Raises UserError where the run has another one."""
+    path = workdir / FILE
+    if path.exists() and tokenizers.digest(tokenizers.load(path)) != tokenizers.digest(self.tokenizer):
+      raise UserError(f"run: {path} is not the tokenizer of these flags and data; give another --workdir")
+    tokenizers.save(self.tokenizer, path)
+
+
+def open_text(
+  uri: str,
+  *,
+  length: int,
+  tokenizer: str = "byte",
+  vocabulary: int = 4096,
+  packed: bool = False,
+  validation_fraction: float = 0.1,
+  test_fraction: float = 0.0,
+  split_seed: int = 0,
+  progress=lambda line: None,
+) -> TextSplits:
+  """Opens `uri` (see corpus.py), learns the tokenizer from its training split, and cuts windows of `length`.
+
+  Training's windows begin at every token, evaluation's stand side by side. `packed` keeps documents apart.
+
+  Raises UserError as `open_corpus`, `tokenizers.learn` and `windows` do.
+  """
+  corpus = open_corpus(
+    uri, validation_fraction=validation_fraction, test_fraction=test_fraction, split_seed=split_seed
+  )
+  if tokenizer == "bpe":
+    progress(f"learning {vocabulary:,} byte-pair tokens from {uri}")
+  learned = tokenizers.learn(tokenizer, corpus.documents["train"], vocabulary)
+  parts = {
+    split: windows(
+      documents,
+      learned,
+      name=f"the {split} split of {uri}",
+      length=length,
+      stride=1 if split == "train" else length,
+      packed=packed,
+    )
+    for split, documents in corpus.documents.items()
+  }
+  fingerprint = fingerprints.text("text", corpus.fingerprint, tokenizers.digest(learned), length, packed)
+  notes = tuple(_unknown(name, source, learned) for name, source in parts.items() if name != "train")
+  return TextSplits(
+    parts["train"],
+    parts.get("validation"),
+    parts.get("test"),
+    fingerprint,
+    notes=tuple(note for note in notes if note),
+    tokenizer=learned,
+  )
+
+
+def _unknown(name: str, source, tokenizer: Tokenizer) -> str:
+  unknown = getattr(tokenizer, "unknown", None)
+  count = 0 if unknown is None else int((source.tokens_T == unknown).sum())
+  return f"the {name} split has {count:,} characters that training has not" if count else ""

@@ -1,0 +1,134 @@
+"""Language models from the command line: trained, judged token by token, written from; and what is refused."""
+
+import json
+
+import pytest
+
+from experiments import command
+from experiments.gpt.__main__ import EXPERIMENT as GPT
+from experiments.gpt.writing import _Stream
+from research.data import tokenizers
+
+TEXT = "the cat sat on the mat.\nthe dog sat on the log.\n" * 40
+SMALL = [
+  "--model.layers=2", "--model.width=16", "--model.heads=2", "--model.context=16", "--data.batch_size=8",
+  "--text.tokenizer=char", "--optim.learning_rate=1e-2", "--run.log_every=10",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("gpt")
+  (folder / "a.txt").write_text(TEXT)
+  workdir = folder / "run"
+  arguments = [f"--data.source=text:{folder / 'a.txt'}", *SMALL, "--run.steps=60", f"--workdir={workdir}"]
+  assert command.main(GPT, arguments) == 0
+  return workdir
+
+
+def said(capsys, *arguments):
+  capsys.readouterr()
+  assert command.main(GPT, ["sample", *arguments]) == 0
+  return capsys.readouterr().out
+
+
+def refused(capsys, *arguments):
+  capsys.readouterr()
+  assert command.main(GPT, list(arguments)) == 2
+  error = capsys.readouterr().err
+  assert error.count("\n") == 1, error
+  return error
+
+
+def test_it_learns_and_every_token_of_the_validation_text_is_counted(trained):
+  result = json.loads((trained / "result.json").read_text())["metrics"]
+  assert result["validation/loss"] < 1.8  # of 2.9 at the start
+  assert result["validation/bits_per_byte"] == pytest.approx(result["validation/loss"] / 0.693147, rel=1e-5)
+  assert (trained / "tokenizer.json").exists()
+  samples = sorted((trained / "samples").glob("*.txt"))
+  assert len(samples[-1].read_text()) > 300
+
+
+def test_writing_from_a_prompt(trained, capsys):
+  run = f"--config={trained}"
+  first = said(capsys, run, "--prompt=the cat", "--tokens=20", "--temperature=0")
+  assert first == said(capsys, run, "--prompt=the cat", "--tokens=20", "--temperature=0")
+  assert first.startswith("the cat")
+  assert len(first) == len("the cat") + 20 + 1
+  longer = said(capsys, run, "--prompt=the cat", "--tokens=40", "--temperature=0")
+  assert longer.startswith(first[:12])
+  stopped = said(capsys, run, "--prompt=the cat", "--tokens=40", "--temperature=0", r"--stop=zzz| ")
+  assert stopped == "the cat" + longer[len("the cat") :].split(" ")[0].rstrip("\n") + "\n"
+
+
+def test_many_texts_and_beams(trained, capsys, tmp_path):
+  (tmp_path / "prompts").write_text("the cat\nthe dog sat\n")
+  run = f"--config={trained}"
+  many = said(capsys, run, f"--prompt_file={tmp_path / 'prompts'}", "--count=2", "--tokens=5", "--sample_seed=3")
+  assert [f"--- {number}" in many for number in range(1, 6)] == [True] * 4 + [False]
+  assert many.count("the dog sat") >= 2
+  beams = said(capsys, run, "--prompt=the c", "--beams=3", "--tokens=4").splitlines()
+  scores = [float(line.split()[0]) for line in beams]
+  assert scores == sorted(scores, reverse=True)
+
+
+def test_a_stream_holds_back_what_may_become_a_stop_or_a_character():
+  tokenizer = tokenizers.learn("byte", [])
+  stream = _Stream(tokenizer, ["END", "\n\n"])
+  pieces = [stream.add(token) for token in "a€bEN".encode()]
+  assert pieces == ["a", "", "", "€", "b", "", ""]
+  assert stream.add(ord("x")) == "ENx"
+  assert [stream.add(token) for token in b"END"] == ["", "", ""]
+  assert (stream.finished, stream.text) == (True, "a€bENx")
+  ended = _Stream(tokenizer, [])
+  assert (ended.add(ord("a")), ended.add(tokenizer.end), ended.finished, ended.add(ord("b"))) == ("a", "", True, "")
+
+
+def test_documents_kept_apart_and_byte_pairs_train(tmp_path):
+  pytest.importorskip("tokenizers")
+  lines = [json.dumps({"text": f"number {number} is {number % 7}"}) for number in range(60)]
+  (tmp_path / "a.jsonl").write_text("\n".join(lines))
+  arguments = [
+    f"--data.source=jsonl:{tmp_path / 'a.jsonl'}", *SMALL, "--text.tokenizer=bpe", "--text.vocabulary=280",
+    "--text.packed", "--model.positions=rotary", "--run.steps=2", f"--workdir={tmp_path / 'run'}",
+  ]  # fmt: skip
+  assert command.main(GPT, arguments) == 0
+  metrics = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]
+  assert metrics["validation/bits_per_byte"] < metrics["validation/loss"] / 0.693147  # a token is more than a byte
+
+
+def test_a_run_of_another_text_or_tokenizer_is_refused(trained, capsys, tmp_path):
+  other = tmp_path / "b.txt"
+  other.write_text(TEXT.replace("cat", "cow"))
+  error = refused(capsys, f"--config={trained}", f"--data.source=text:{other}")
+  assert "belongs to another experiment (--data.source=" in error
+  (trained.parent / "a.txt").write_text(TEXT.replace("cat", "cow"))
+  try:
+    assert "is not the data that" in refused(capsys, "eval", f"--config={trained}")
+  finally:
+    (trained.parent / "a.txt").write_text(TEXT)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--model.heads=3"], "3 heads do not divide a width of 16; a width of 18 would"),
+    (["--model.context=4000"], "--model.context=1727 would fit"),
+    (["--data.flip"], "--data.flip is for classifiers"),
+    (["--data.source=text:missing.txt"], "no file or folder"),
+    (["--data.source=sklearn:digits"], "is no text"),
+    (["--text.tokenizer=words"], "one of char, byte, bpe"),
+    (["sample", "--prompt=a", "--prompt_file=b"], "--prompt and --prompt_file are both given"),
+    (["sample", "--beams=2", "--count=2"], "--beams is for one text"),
+  ],
+)
+def test_what_does_not_fit_is_said_in_one_line(capsys, tmp_path, arguments, message):
+  (tmp_path / "a.txt").write_text(TEXT)
+  line = [f"--data.source=text:{tmp_path / 'a.txt'}", *SMALL, f"--workdir={tmp_path / 'run'}", *arguments]
+  assert message in refused(capsys, *line)
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_prompt_longer_than_the_context_is_refused(trained, capsys):
+  error = refused(capsys, "sample", f"--config={trained}", "--prompt=" + "the cat " * 4)
+  assert "does not fit in a context of 16" in error
