@@ -6,6 +6,7 @@ from jax.sharding import Mesh
 
 from experiments.schema import Data, Experiment
 from research.data import feeds, transforms
+from research.data.randaugment import randaugment
 from research.data.source import Schema
 from research.data.splits import Splits, open_splits
 from research.data.statistics import channel_statistics
@@ -87,6 +88,8 @@ def make_transforms(
     before.append(transforms.pad_and_crop(data.pad_crop))
   if data.flip:
     before.append(transforms.flip())
+  if data.randaugment:
+    before.append(randaugment(data.randaugment, data.randaugment_magnitude))
   if data.cutout:
     after.append(transforms.cutout(data.cutout))
   if data.mixup:
@@ -122,7 +125,7 @@ def _check(config: Experiment, splits: Splits, mesh: Mesh) -> None:
       f"flags: --run.best_metric={config.run.best_metric} needs a validation split, and {data.source} has none:"
       " --data.validation_fraction=0.1 takes one from the training data"
     )
-  images = {"pad_crop": data.pad_crop, "flip": data.flip, "cutout": data.cutout}
+  images = {"pad_crop": data.pad_crop, "flip": data.flip, "randaugment": data.randaugment, "cutout": data.cutout}
   labels = {"mixup": data.mixup, "label_smoothing": data.label_smoothing}
   _need(schema, "image", images, data.source, "images")
   _need(schema, "label", labels, data.source, "class labels")

@@ -73,6 +73,8 @@ class Data:
   device_budget_mb: int = flag(2048, "most MB of a device's memory that the data may take", low=0, curve=False)
   pad_crop: int = flag(0, "pad images by this many pixels and crop at random", low=0)
   flip: bool = flag(False, "mirror images left to right at random")
+  randaugment: int = flag(0, "random operations on each image (RandAugment); 0: none", low=0)
+  randaugment_magnitude: float = flag(9.0, "their strength", low=0.0, high=10.0)
   cutout: int = flag(0, "side in pixels of a square set to the mean", low=0)
   mixup: float = flag(0.0, "alpha of mixup's Beta distribution; 0: none", low=0.0)
   label_smoothing: float = flag(0.0, "share of probability spread over all classes", low=0.0, high=0.99)

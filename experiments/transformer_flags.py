@@ -24,6 +24,7 @@ class Transformer:
   attention_softcap: float = flag(0.0, "bound of attention scores, by tanh; 0: none", low=0.0)
   bias: bool = flag(True, "biases in dense layers and norms")
   dropout: float = flag(0.0, "of attention weights and branches", low=0.0, high=0.99)
+  stochastic_depth: float = flag(0.0, "probability of passing by the last block's branches", low=0.0, high=0.9)
   experts: int = flag(0, "MLPs of a mixture of experts; 0: one for all tokens", low=0)
   experts_per_token: int = flag(2, "how many of them a token goes to", low=1)
   capacity_factor: float = flag(1.25, "places of an expert over its fair share", low=0.01)

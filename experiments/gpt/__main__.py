@@ -48,7 +48,7 @@ class Config(Experiment):
   def check(self) -> None:
     super().check()
     self.model.config()
-    for name in ("pad_crop", "flip", "cutout", "mixup", "label_smoothing", "target"):
+    for name in ("pad_crop", "flip", "randaugment", "cutout", "mixup", "label_smoothing", "target"):
       if getattr(self.data, name):
         raise UserError(f"flags: --data.{name} is for classifiers; a language model has --text.tokenizer, --loss.z …")
 

@@ -49,20 +49,32 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x_BLD: jax.Array, cache: Cache | None, positions_BL: jax.Array, mask_BLS: jax.Array | None, train: bool
+    self,
+    x_BLD: jax.Array,
+    skip_rate: jax.Array,
+    cache: Cache | None,
+    positions_BL: jax.Array,
+    mask_BLS: jax.Array | None,
+    train: bool,
   ) -> tuple[jax.Array, tuple[Cache | None, Mapping[str, jax.Array]]]:
-    """→ (x_BLD, (this layer's cache, the experts' statistics))."""
+    """→ (x_BLD, (this layer's cache, the experts' statistics)); skip_rate is this layer's stochastic depth."""
     config = self.config
     norm = functools.partial(layers.Norm, config.norm, config.dtype, epsilon=config.norm_epsilon, use_bias=config.bias)
     dropout = functools.partial(layers.Dropout(config.dropout), train=train)
+
+    def skipped(y_BLD: jax.Array) -> jax.Array:
+      if not train or not config.stochastic_depth:
+        return y_BLD
+      stays_B11 = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - skip_rate, (y_BLD.shape[0], 1, 1))
+      return jnp.where(stays_B11, y_BLD / (1.0 - skip_rate).astype(y_BLD.dtype), jnp.zeros_like(y_BLD))
 
     def branch(name: str, x_BLD: jax.Array, function):
       normalise = norm(name=f"{name}_norm")
       if config.norm_first:
         y_BLD, more = function(normalise(x_BLD, train=train))
-        return x_BLD + dropout(y_BLD), more
+        return x_BLD + skipped(dropout(y_BLD)), more
       y_BLD, more = function(x_BLD)
-      return normalise(x_BLD + dropout(y_BLD), train=train), more
+      return normalise(x_BLD + skipped(dropout(y_BLD)), train=train), more
 
     attention = Attention(config, name="attention")
     x_BLD, cache = branch(
@@ -112,17 +124,18 @@ class Transformer(nn.Module):
     block = Block
     if config.remat != "none":
       # Inside a scan nothing needs protection from being merged with its recomputation.
-      block = nn.remat(Block, policy=REMAT[config.remat], prevent_cse=False, static_argnums=(5,))
+      block = nn.remat(Block, policy=REMAT[config.remat], prevent_cse=False, static_argnums=(6,))
     stack = nn.scan(
       block,
       variable_axes={"params": 0},
       split_rngs={"params": True, "dropout": True},
-      in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+      in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
       length=config.layers,
       unroll=config.unroll,
       metadata_params={nn.PARTITION_NAME: "layers"},
     )
-    x_BLD, (cache, statistics) = stack(config, name="layers")(x_BLD, cache, positions_BL, mask_BLS, train)
+    skip_rates = jnp.linspace(0.0, config.stochastic_depth, config.layers)
+    x_BLD, (cache, statistics) = stack(config, name="layers")(x_BLD, skip_rates, cache, positions_BL, mask_BLS, train)
     if config.norm_first:
       x_BLD = layers.Norm(config.norm, config.dtype, epsilon=config.norm_epsilon, use_bias=config.bias, name="norm")(
         x_BLD, train=train

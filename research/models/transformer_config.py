@@ -35,6 +35,8 @@ class Config:
     attention_softcap: s·tanh(scores / s) (Gemma 2, 2024, section 2); 0: none.
     bias: whether dense layers and layer norms have one.
     dropout: of attention's weights and of each branch's result.
+    stochastic_depth: probability that an example passes by a branch of the last block in training; in the blocks
+      before less, in a straight line from 0 (Huang et al. 2016).
     experts: E; 0: one MLP for all tokens.
     experts_per_token: how many of them a token goes to.
     capacity_factor: places of an expert over its fair share; tokens beyond them skip the layer, and are counted.
@@ -63,6 +65,7 @@ class Config:
   attention_softcap: float = 0.0
   bias: bool = True
   dropout: float = 0.0
+  stochastic_depth: float = 0.0
   experts: int = 0
   experts_per_token: int = 2
   capacity_factor: float = 1.25
