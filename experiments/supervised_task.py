@@ -15,7 +15,15 @@ def outputs(splits: Splits) -> int:
   return len(splits.train.schema.class_names) or 1
 
 
-def make_task(config: Experiment, splits: Splits, total_steps: int, model: nn.Module, *, sigmoid: bool = False) -> Task:
+def make_task(
+  config: Experiment,
+  splits: Splits,
+  total_steps: int,
+  model: nn.Module,
+  *,
+  sigmoid: bool = False,
+  macro_f1: bool = False,
+) -> Task:
   """Softmax cross-entropy for labels (sigmoid's where asked), mean squared error for targets."""
   regression = splits.train.schema.output == "target"
   return supervised(
@@ -26,6 +34,7 @@ def make_task(config: Experiment, splits: Splits, total_steps: int, model: nn.Mo
     ema_decay=config.optim.ema_decay,
     target_center=splits.target_mean or 0.0,
     target_scale=splits.target_std or 1.0,
+    macro_f1=macro_f1,
   )
 
 

@@ -46,6 +46,28 @@ def classification_summary(sums: Mapping[str, jax.Array | np.ndarray | float]) -
   return summary
 
 
+def class_sums(logits: jax.Array, labels_B: jax.Array, mask_B: jax.Array) -> Sums:
+  """Sums of which `macro_f1` is made, with the arguments of `classification_sums`.
+
+  Returns: "right_C", "predicted_C" and "labelled_C", int32 (C,): of each class the examples that are it and are said to
+    be, that are said to be, and that are.
+  """
+  logits_BC = two_class_logits(logits)
+  classes_C = jnp.arange(logits_BC.shape[1], dtype=jnp.int32)
+  is_real_B1 = (mask_B > 0)[:, None]
+  predicted_BC = (logits_BC.argmax(axis=-1).astype(jnp.int32)[:, None] == classes_C[None]) & is_real_B1
+  labelled_BC = (labels_B.astype(jnp.int32)[:, None] == classes_C[None]) & is_real_B1
+  named = {"right_C": predicted_BC & labelled_BC, "predicted_C": predicted_BC, "labelled_C": labelled_BC}
+  return {name: value_BC.sum(axis=0, dtype=jnp.int32) for name, value_BC in named.items()}
+
+
+def macro_f1(sums: Mapping[str, jax.Array | np.ndarray | float]) -> float:
+  """The mean of the classes' F1 scores, 2·right / (predicted + labelled), over classes that occur or are predicted."""
+  right_C, predicted_C, labelled_C = (np.asarray(sums[name]) for name in ("right_C", "predicted_C", "labelled_C"))
+  either_C = predicted_C + labelled_C
+  return float((2 * right_C[either_C > 0] / either_C[either_C > 0]).mean())
+
+
 def regression_sums(
   predictions_B: jax.Array, targets_B: jax.Array, losses_B: jax.Array, mask_B: jax.Array, center: float = 0.0
 ) -> Sums:

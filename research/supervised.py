@@ -21,6 +21,7 @@ def supervised(
   ema_decay: float = 0.0,
   target_center: float = 0.0,
   target_scale: float = 1.0,
+  macro_f1: bool = False,
 ) -> Task:
   """The task of a model of (x, *, train) → logits_BC, or predictions_B.
 
@@ -33,6 +34,7 @@ def supervised(
     target_center: the training targets' mean. A regression's model learns (target − center) / scale, and its loss is
       in that unit; predictions, mse and mae are in the target's own.
     target_scale: the training targets' standard deviation.
+    macro_f1: evaluate the mean of the classes' F1 scores too; of classifiers.
   """
   regression = loss == "mean_squared_error"
 
@@ -93,7 +95,8 @@ def supervised(
     if regression:
       predictions_B = outputs * target_scale + target_center
       return metrics.regression_sums(predictions_B, batch["target"], losses_B, batch["mask"], center=target_center)
-    return metrics.classification_sums(outputs, batch["label"], losses_B, batch["mask"])
+    sums = metrics.classification_sums(outputs, batch["label"], losses_B, batch["mask"])
+    return {**sums, **metrics.class_sums(outputs, batch["label"], batch["mask"])} if macro_f1 else sums
 
   def per_example(state: State, batch: Batch) -> dict[str, jax.Array]:
     outputs = outputs_of(state, batch)
@@ -118,11 +121,17 @@ def supervised(
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), input_of(batch))
     return training_flops(lambda v, x: model.apply(v, x, train=False), variables, input_of(batch))
 
+  def summarize(sums: Sums) -> dict[str, float]:
+    if regression:
+      return metrics.regression_summary(sums)
+    found = metrics.classification_summary(sums)
+    return {**found, "macro_f1": metrics.macro_f1(sums)} if macro_f1 else found
+
   return Task(
     init=init,
     step=step,
     evaluate=evaluate,
-    summarize=metrics.regression_summary if regression else metrics.classification_summary,
+    summarize=summarize,
     per_example=per_example,
     features=features,
     flops=flops,
@@ -130,8 +139,8 @@ def supervised(
 
 
 def input_of(batch: Batch) -> jax.Array:
-  """What the model sees: "image" or "features"."""
-  return batch["image"] if "image" in batch else batch["features"]
+  """What the model sees: "image", "tokens" or "features"."""
+  return next(batch[name] for name in ("image", "tokens", "features") if name in batch)
 
 
 def _correct(outputs: jax.Array, batch: Batch) -> jax.Array:

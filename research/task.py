@@ -8,7 +8,7 @@ import jax
 from flax import struct
 
 Key = jax.Array  # a typed PRNG key
-Batch = Mapping[str, jax.Array]  # "image" or "features"; "label" or "target"; "mask"; "index": B first
+Batch = Mapping[str, jax.Array]  # "image", "features" or "tokens"; "label" or "target"; "mask"; "index": B first
 Metrics = Mapping[str, jax.Array]  # float32 scalars of one step
 Sums = Mapping[str, jax.Array]  # what adds up over batches and hosts
 Pictures = Any  # images_NHWC, or images_RKHWC in rows of K; C is 1 or 3; uint8, or floats in [0, 1]

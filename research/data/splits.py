@@ -14,7 +14,7 @@ import numpy as np
 
 from research.data import cache, check, registry
 from research.data import fingerprint as fingerprints
-from research.data.source import Options, Source, View
+from research.data.source import Dataset, Options, Source, View
 from research.errors import UserError
 
 _PURPOSES = {"test": 1, "validation": 2}
@@ -67,13 +67,25 @@ def open_splits(
   Raises:
     UserError: an unknown or broken source, invalid content, or a split that would be empty.
   """
+  options = Options(data_dir, str(cache.directory(cache_dir)), target, progress)
+  return splits_of(
+    lambda: registry.open_dataset(uri, options),
+    validation_fraction=validation_fraction,
+    test_fraction=test_fraction,
+    split_seed=split_seed,
+  )
+
+
+def splits_of(
+  open_dataset: Callable[[], Dataset], *, validation_fraction: float, test_fraction: float, split_seed: int
+) -> Splits:
+  """What `open_splits` does with the dataset that `open_dataset` gives, once the fractions are known to be possible."""
   for name, fraction in (("validation_fraction", validation_fraction), ("test_fraction", test_fraction)):
     if not 0 <= fraction < 1:
       raise UserError(f"data: {name} is {fraction}; it must be at least 0 and below 1")
   if not 0 <= split_seed < 2**63:
     raise UserError(f"data: split_seed is {split_seed}; it must be between 0 and 2**63 - 1")
-  options = Options(data_dir, str(cache.directory(cache_dir)), target, progress)
-  dataset = registry.open_dataset(uri, options)
+  dataset = open_dataset()
   for part in dataset.parts.values():
     check.outputs(part)
   check.alike(list(dataset.parts.values()))

@@ -26,7 +26,7 @@ def open_dataset(rest: str, options: Options) -> Dataset:
   if options.data_dir:
     nearest.existing(options.data_dir, "folder")
   folder = prepared_folder(name, data_directory(options.data_dir))
-  builder = _builder(folder)
+  builder = open_builder(folder)
   parts = {"all": split} if split else {SPLIT_NAMES[own]: own for own in builder.info.splits if own in SPLIT_NAMES}
   if "train" not in parts and "all" not in parts:
     raise UserError(
@@ -76,10 +76,10 @@ def _not_prepared(name: str, root: Path) -> str:
 
 def _known_names() -> list[str]:
   """Names of the datasets TFDS can prepare; community ones would need a network."""
-  return _tfds().list_builders(with_community_datasets=False)
+  return library().list_builders(with_community_datasets=False)
 
 
-def _tfds():
+def library():
   try:
     import tensorflow_datasets as tfds
   except ImportError as error:
@@ -90,9 +90,9 @@ def _tfds():
   return tfds
 
 
-def _builder(folder: Path):
+def open_builder(folder: Path):
   """From the folder alone: the set's own code might want TensorFlow, and other features than the files have."""
-  tfds = _tfds()
+  tfds = library()
   try:
     builder = tfds.builder_from_directory(str(folder))
   except Exception as error:
@@ -111,7 +111,7 @@ class _Reader:
   def __init__(self, name: str, folder: Path, builder, options: Options):
     self.name, self.folder, self.builder, self.options = name, folder, builder, options
     self.features = dict(builder.info.features.items())
-    tfds = _tfds()
+    tfds = library()
     self.input = self._only("image", tfds.features.Image) or self._only("features", tfds.features.Tensor)
     self.output = self._only("label", tfds.features.ClassLabel) or self._only("target", tfds.features.Scalar)
     if not (self.input and self.output):
@@ -135,7 +135,7 @@ class _Reader:
 
   def _records(self, split: str):
     """A sequence of examples; pictures still encoded, so that decoding can be spread over threads."""
-    skip = _tfds().decode.SkipDecoding()
+    skip = library().decode.SkipDecoding()
     others = {key: feature for key, feature in self.features.items() if key != self.output}
     try:
       decoders = {key: skip for key, feature in others.items() if not hasattr(feature, "items")}

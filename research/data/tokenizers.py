@@ -1,12 +1,14 @@
-"""Text ↔ token ids: characters, bytes, or byte-pair encoding. A tokenizer is learned from training text alone.
+"""Text ↔ token ids: characters, bytes, byte-pair encoding, or words. A tokenizer is learned from training text alone.
 
 It is stored with a run as JSON, and two are the same where their digests are. Axes: T tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
+import collections
 import functools
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +18,7 @@ import numpy as np
 from research.data import fingerprint as fingerprints
 from research.errors import UserError
 
-KINDS = ("char", "byte", "bpe")
+KINDS = ("char", "byte", "bpe")  # of which texts can be written again
 END = "<|endoftext|>"  # stands before each document
 
 
@@ -88,6 +90,36 @@ class Bytes:
     return {"kind": self.kind}
 
 
+class Words:
+  """The commonest words of the training text, without regard to case, and one token for all others: for classifying."""
+
+  kind = "word"
+  _WORD = re.compile(r"\w+|[^\w\s]")
+
+  def __init__(self, words: Sequence[str]):
+    self._words = list(words)
+    self._places = {word: place for place, word in enumerate(self._words, start=1)}
+    self.unknown, self.size, self.end = 0, len(self._words) + 1, -1  # a text's end is no token
+
+  @classmethod
+  def split(cls, text: str) -> list[str]:
+    return cls._WORD.findall(text.lower())
+
+  @property
+  def bytes_V(self) -> np.ndarray:
+    return np.asarray([3, *(len(word.encode()) for word in self._words)], np.int32)
+
+  def encode(self, text: str) -> np.ndarray:
+    return np.asarray([self._places.get(word, self.unknown) for word in self.split(text)], np.int32)
+
+  def decode(self, ids: Sequence[int]) -> str:
+    check_ids(ids, self.size)
+    return " ".join(self._words[i - 1] if i else "\ufffd" for i in ids)
+
+  def content(self) -> dict:
+    return {"kind": self.kind, "words": self._words}
+
+
 class BytePairs:
   """Byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019) by the library `tokenizers`."""
 
@@ -124,13 +156,20 @@ class BytePairs:
 
 
 def learn(kind: str, documents: Iterable[str], vocabulary: int = 4096) -> Tokenizer:
-  """A tokenizer of `kind` from training documents; `vocabulary` is V for bpe. Raises UserError for an impossible V."""
+  """A tokenizer of `kind` from training documents; `vocabulary` is V for bpe, at most V for word.
+
+  Raises UserError for an impossible V.
+  """
   if kind == "byte":
     return Bytes()
   if kind == "char":
     return Characters("".join(sorted(set().union(*documents))))
+  if kind == "word":
+    counts = collections.Counter(word for document in documents for word in Words.split(document))
+    ordered = sorted(counts, key=lambda word: (-counts[word], word))  # ties by the word, not by who came first
+    return Words(ordered[: vocabulary - 1])
   if kind != "bpe":
-    raise UserError(f"data: no tokenizer {kind!r} ({', '.join(KINDS)})")
+    raise UserError(f"data: no tokenizer {kind!r} ({', '.join((*KINDS, 'word'))})")
   if vocabulary < 257:
     raise UserError(f"data: a byte-pair vocabulary of {vocabulary} has no room for the 256 bytes and {END}")
   library = _library()
@@ -172,6 +211,8 @@ def load(path: Path) -> Tokenizer:
     return Bytes()
   if kind == "char" and isinstance(content.get("characters"), str) and content["characters"]:
     return Characters(content["characters"])
+  if kind == "word" and isinstance(content.get("words"), list):
+    return Words(content["words"])
   if kind == "bpe" and isinstance(content.get("tokenizer"), dict):
     return BytePairs(json.dumps(content["tokenizer"]))
   raise UserError(f"data: {path} describes no tokenizer")

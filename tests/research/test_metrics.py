@@ -133,3 +133,16 @@ def test_sums_over_devices_are_those_of_one():
   arrays = [jax.device_put(array, rows) for array in (logits_BC, labels_B, losses_B, np.ones(64, np.float32))]
   sharded = classification_sums(*arrays)
   assert int(sharded["correct"]) == int((logits_BC.argmax(1) == labels_B).sum())
+
+
+def test_macro_f1_is_scikit_learns():
+  from sklearn.metrics import f1_score
+
+  random = np.random.default_rng(0)
+  logits_BC, labels_B = random.normal(size=(50, 4)).astype(np.float32), random.integers(0, 3, 50)
+  mask_B = (random.random(50) < 0.8).astype(np.float32)
+  parts = [slice(0, 20), slice(20, 50)]
+  sums = [metrics.class_sums(logits_BC[part], jnp.asarray(labels_B[part]), mask_B[part]) for part in parts]
+  real = mask_B > 0
+  expected = f1_score(labels_B[real], logits_BC[real].argmax(axis=1), average="macro")
+  assert metrics.macro_f1(metrics.add(*sums)) == pytest.approx(expected)

@@ -1,0 +1,170 @@
+"""Classifiers of token sequences: averaged embeddings, a convolutional network, recurrent networks, a transformer.
+
+All take (B, L) int32 tokens, negative where a text has ended, and give logits (B, classes) float32. Axes: B batch,
+L length, D width of an embedding, F features.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from research.models import layers
+from research.models.transformer import Transformer
+from research.models.transformer_config import Config
+
+
+class Embedded(nn.Module):
+  """What the four share: tokens → vectors, dropout, and a head.
+
+  Attributes:
+    vocabulary: number of tokens.
+    classes: width of the head.
+    width: D.
+    dropout: of the embeddings and of what the head sees.
+    dtype: what is computed in; parameters stay float32.
+  """
+
+  vocabulary: int
+  classes: int
+  width: int = 128
+  dropout: float = 0.0
+  dtype: layers.DType = jnp.float32
+
+  @nn.compact
+  def __call__(self, tokens_BL: jax.Array, *, train: bool) -> jax.Array:
+    init = nn.with_logical_partitioning(nn.initializers.normal(0.1), ("vocab", "embed"))
+    embed = nn.Embed(self.vocabulary, self.width, embedding_init=init, dtype=self.dtype, name="embed")
+    real_BL = tokens_BL >= 0
+    x_BLD = embed(jnp.maximum(tokens_BL, 0))
+    x_BLD = layers.Dropout(self.dropout, name="embed_dropout")(x_BLD, train=train)
+    features_BF = self.features(x_BLD, real_BL, train=train)
+    features_BF = layers.Dropout(self.dropout, name="dropout")(features_BF, train=train)
+    head = layers.dense(self.classes, ("embed", "classes"), dtype=self.dtype, name="head")
+    return head(features_BF).astype(jnp.float32)
+
+  def features(self, x_BLD: jax.Array, real_BL: jax.Array, *, train: bool) -> jax.Array:
+    """(B, L, D) and which places are text → (B, F)."""
+    raise NotImplementedError
+
+
+class Bag(Embedded):
+  """The mean of the embeddings and an MLP: order does not count (Iyyer et al. 2015).
+
+  Attributes:
+    widths: of the MLP's hidden layers.
+  """
+
+  widths: tuple[int, ...] = (128,)
+
+  @nn.compact
+  def features(self, x_BLD: jax.Array, real_BL: jax.Array, *, train: bool) -> jax.Array:
+    x_BF = mean(x_BLD, real_BL)
+    for i, width in enumerate(self.widths):
+      hidden = layers.dense(width, ("embed", "mlp"), kernel_init=layers.he_normal, dtype=self.dtype, name=f"hidden_{i}")
+      x_BF = nn.relu(hidden(x_BF))
+    return x_BF
+
+
+class TextCNN(Embedded):
+  """Convolutions over windows of several sizes, the greatest value of each filter over the text (Kim 2014).
+
+  Attributes:
+    windows: sizes of the windows, in tokens.
+    filters: of each size.
+  """
+
+  windows: tuple[int, ...] = (3, 4, 5)
+  filters: int = 100
+
+  @nn.compact
+  def features(self, x_BLD: jax.Array, real_BL: jax.Array, *, train: bool) -> jax.Array:
+    x_BLD = jnp.where(real_BL[..., None], x_BLD, jnp.zeros((), x_BLD.dtype))
+    greatest = []
+    for window in self.windows:
+      # As a product over shifted copies: XLA's CPU backend takes longer for a one-dimensional convolution.
+      before = (window - 1) // 2
+      padded_BLD = jnp.pad(x_BLD, ((0, 0), (before, window - 1 - before), (0, 0)))
+      length = x_BLD.shape[1]
+      stacked_BLK = jnp.concatenate([padded_BLD[:, i : i + length] for i in range(window)], axis=-1)
+      convolve = layers.dense(
+        self.filters, ("embed", "mlp"), kernel_init=layers.he_normal, dtype=self.dtype, name=f"window_{window}"
+      )
+      y_BLF = nn.relu(convolve(stacked_BLK))
+      greatest.append(jnp.where(real_BL[..., None], y_BLF, jnp.zeros((), y_BLF.dtype)).max(axis=1))
+    return jnp.concatenate(greatest, axis=-1)
+
+
+class Recurrent(Embedded):
+  """LSTM (Hochreiter and Schmidhuber 1997) or GRU (Cho et al. 2014) layers, and the mean over the text of the last's.
+
+  Attributes:
+    cell: "lstm" or "gru".
+    depth: layers.
+    hidden: width of the state, in each direction.
+    bidirectional: whether each layer reads the text from both ends.
+  """
+
+  cell: str = "lstm"
+  depth: int = 1
+  hidden: int = 128
+  bidirectional: bool = True
+
+  @nn.compact
+  def features(self, x_BLD: jax.Array, real_BL: jax.Array, *, train: bool) -> jax.Array:
+    length_B = real_BL.sum(axis=1)
+    for i in range(self.depth):
+      x_BLD = recurrent_layer(
+        x_BLD, length_B, cell=self.cell, hidden=self.hidden, bidirectional=self.bidirectional, dtype=self.dtype,
+        name=f"{self.cell}_{i}",
+      )  # fmt: skip
+      x_BLD = layers.Dropout(self.dropout, name=f"dropout_{i}")(x_BLD, train=train)
+    return mean(x_BLD, real_BL)
+
+
+class TextTransformer(Embedded):
+  """The transformer of all the others, bidirectional, and the mean over the text of its values.
+
+  Attributes:
+    config: of the stack; its width is D.
+  """
+
+  config: Config = dataclasses.field(default_factory=Config)
+
+  @nn.compact
+  def features(self, x_BLD: jax.Array, real_BL: jax.Array, *, train: bool) -> jax.Array:
+    segments_BL = jnp.where(real_BL, 0, -1).astype(jnp.int32)
+    x_BLD, *_ = Transformer(self.config, name="transformer")(x_BLD, train=train, segments_BL=segments_BL)
+    return mean(x_BLD, real_BL)
+
+
+def recurrent_layer(
+  x_BLD: jax.Array, length_B: jax.Array, *, cell: str, hidden: int, bidirectional: bool, dtype: layers.DType, name: str
+) -> jax.Array:
+  """(B, L, D) → (B, L, hidden), or twice that from both ends; called within a module's compact method."""
+  make = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell}[cell]
+
+  def network(direction: str, reverse: bool) -> nn.RNN:
+    named = nn.with_logical_partitioning
+    unit = make(
+      hidden,
+      dtype=dtype,
+      param_dtype=jnp.float32,
+      kernel_init=named(layers.glorot_uniform, ("embed", "mlp")),
+      recurrent_kernel_init=named(nn.initializers.orthogonal(), ("mlp", "mlp")),
+      bias_init=named(nn.initializers.zeros, ("mlp",)),
+      name=f"{name}_{direction}_cell",
+    )
+    return nn.RNN(unit, reverse=reverse, keep_order=True, name=f"{name}_{direction}")
+
+  made = [network("forward", False)(x_BLD, seq_lengths=length_B)]
+  if bidirectional:
+    made.append(network("backward", True)(x_BLD, seq_lengths=length_B))
+  return jnp.concatenate(made, axis=-1)
+
+
+def mean(x_BLD: jax.Array, real_BL: jax.Array) -> jax.Array:
+  """Over the places that are text; zero where there is none. (B, D)."""
+  total_BD = jnp.where(real_BL[..., None], x_BLD, jnp.zeros((), x_BLD.dtype)).sum(axis=1)
+  return total_BD / jnp.maximum(real_BL.sum(axis=1, keepdims=True), 1).astype(x_BLD.dtype)
