@@ -8,15 +8,11 @@ machine but not its threads. An update is the discriminator's on a real and a fa
 sides draw the noise anew, and batch normalisation is in both networks. Ratios are of the same round.
 """
 
-import argparse
 import os
-import statistics
-import subprocess
-import sys
-import time
+
+from benchmarks import turns
 
 BATCH, LATENT, WIDTH, RATE = 64, 64, 64, 2e-4
-SIDES = ("flagship", "flax", "torch")
 
 
 def flagship():
@@ -150,64 +146,5 @@ def _images(jax):
   return jax.random.uniform(jax.random.key(1), (BATCH, 28, 28, 1), minval=-1.0, maxval=1.0)
 
 
-def serve(side: str) -> None:
-  """Makes as many updates as each line of stdin says, and answers with the seconds that they took."""
-  run = globals()[side]()
-  run(2)  # compiles and warms up
-  print("ready", flush=True)
-  for line in sys.stdin:
-    began = time.perf_counter()
-    run(int(line))
-    print(time.perf_counter() - began, flush=True)
-
-
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--rounds", type=int, default=20)
-  parser.add_argument("--steps", type=int, default=5, help="updates of a side in a round")
-  parser.add_argument("--serve", choices=SIDES, help=argparse.SUPPRESS)
-  arguments = parser.parse_args()
-  if arguments.serve:
-    serve(arguments.serve)
-  else:
-    compare(arguments.rounds, arguments.steps)
-
-
-def compare(rounds: int, steps: int) -> None:
-  """Prints a line for each side."""
-  processes = {}
-  for side in SIDES:
-    command = [sys.executable, "-m", "benchmarks.gan", f"--serve={side}"]
-    processes[side] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert processes[side].stdout.readline() == "ready\n", f"{side} did not start"
-
-  def seconds(side: str) -> float:
-    processes[side].stdin.write(f"{steps}\n")
-    processes[side].stdin.flush()
-    return float(processes[side].stdout.readline()) / steps
-
-  took = {side: [] for side in SIDES}
-  for number in range(rounds):
-    for side in SIDES if number % 2 else reversed(SIDES):
-      took[side].append(seconds(side))
-  for process in processes.values():
-    process.stdin.close()
-    process.wait()
-
-  print(f"{os.cpu_count()} CPUs, Python {sys.version.split()[0]}, {_versions()}")
-  print("| side | ms an update, median | speed ÷ PyTorch's, median (quartiles) | n |\n| --- | --- | --- | --- |")
-  for side in SIDES:
-    ratios = [theirs / ours for ours, theirs in zip(took[side], took["torch"], strict=True)]
-    low, median, high = statistics.quantiles(ratios, n=4)
-    milliseconds = 1000 * statistics.median(took[side])
-    print(f"| {side} | {milliseconds:.0f} | {median:.2f} ({low:.2f} – {high:.2f}) | {len(ratios)} |")
-
-
-def _versions() -> str:
-  from importlib.metadata import version
-
-  return ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "torch"))
-
-
 if __name__ == "__main__":
-  main()
+  turns.main(__doc__, {"flagship": flagship, "flax": flax, "torch": torch}, module="benchmarks.gan", steps=5)
