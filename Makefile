@@ -36,6 +36,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.loop
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks.gan
+	$(BIN)/python -m benchmarks.gpt
 
 results: setup
 	$(BIN)/python -m benchmarks.results
