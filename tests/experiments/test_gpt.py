@@ -85,7 +85,6 @@ def test_a_stream_holds_back_what_may_become_a_stop_or_a_character():
 
 
 def test_documents_kept_apart_and_byte_pairs_train(tmp_path):
-  pytest.importorskip("tokenizers")
   lines = [json.dumps({"text": f"number {number} is {number % 7}"}) for number in range(60)]
   (tmp_path / "a.jsonl").write_text("\n".join(lines))
   arguments = [
