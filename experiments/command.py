@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import flags, manual
+from experiments import origin as origins
 from experiments.sample import Sampling
 from experiments.schema import Experiment
 from research.errors import UserError
@@ -35,7 +36,9 @@ class Definition:
     directory: the folder, with the presets.
     judge: (job, workdir, say) → the task's `judge` with an attribute `about` for run.json, or None: what it takes to
       open other runs that a task is scored by. Only training and evaluation ask for it.
-    open_data: (config, say) → splits, where they are not what `inputs.open_data` makes of the data flags.
+    open_data: (config, say, workdir or None) → splits, where they are not what `inputs.open_data` makes of the data
+      flags. The run's directory may hold what an earlier start has kept.
+    heads: names of modules that belong to a task and not to what --init_from carries over from another.
     sampling: the dataclass of the word sample's own flags.
     generate: (job, state, request) → exit code: what the word sample does, where it is not to write `task.sample`'s
       pictures into files.
@@ -47,7 +50,8 @@ class Definition:
   build: Callable[[Any, Any, int], Any]
   directory: Path
   judge: Callable[[Any, Path, Callable[[str], None]], Any] | None = None
-  open_data: Callable[[Any, Callable[[str], None]], Any] | None = None
+  open_data: Callable[[Any, Callable[[str], None], Path | None], Any] | None = None
+  heads: tuple[str, ...] = ("head",)
   sampling: type[Sampling] = Sampling
   generate: Callable[[Any, Any, "Request"], int] | None = None
 
@@ -137,7 +141,9 @@ def anywhere(config: Experiment) -> Experiment:
   path, question, options = rest.partition("?")
   source = f"{kind}:{_absolute(path)}{question}{options}" if kind in FILES and path else data.source
   changed = {"source": source, "dir": _absolute(data.dir), "cache_dir": _absolute(data.cache_dir)}
-  config = dataclasses.replace(config, data=dataclasses.replace(data, **changed))
+  config = dataclasses.replace(
+    config, data=dataclasses.replace(data, **changed), init_from=_absolute(config.init_from)
+  )
   metrics = getattr(config, "metrics", None)  # of experiments that another run judges
   if metrics is not None and os.path.isdir(Path(metrics.features).expanduser()) and metrics.features:
     config = dataclasses.replace(config, metrics=dataclasses.replace(metrics, features=_absolute(metrics.features)))
@@ -153,14 +159,14 @@ def expand(definition: Definition, arguments: Sequence[str]) -> tuple[list[str],
 
   Returns:
     (arguments, what --config named: its name and the flags read from it, workdir or None). Later flags win, so flags
-    after --config override it.
+    after --config override it, as they do the --model flags that come with --init_from.
   """
   expanded, origin, workdir = [], [], None
   waiting = list(arguments)
   while waiting:
     argument = waiting.pop(0)
     name, equals, value = argument.lstrip("-").partition("=")
-    if not argument.startswith("-") or name not in ("config", "flagfile", "workdir"):
+    if not argument.startswith("-") or name not in ("config", "flagfile", "workdir", "init_from"):
       expanded.append(argument)
       continue
     if not equals:
@@ -171,6 +177,8 @@ def expand(definition: Definition, arguments: Sequence[str]) -> tuple[list[str],
       raise UserError(f"flags: --{name} is empty")
     if name == "workdir":
       workdir = Path(value).expanduser()
+    elif name == "init_from":  # typed: a flag file is complete, and its run may be gone
+      expanded += [*origins.model_flags(definition, value), f"--init_from={value}"]
     elif name == "flagfile":
       expanded += flags.read_lines(Path(value).expanduser())
     else:

@@ -95,7 +95,7 @@ def open_judge(
   definition, request = candidate.definition, candidate.request
   if candidate.trains and run_directory.read_result(request.workdir) is None:
     # Refused now rather than after minutes of training.
-    _check(value, work.make_job(definition, request.config, lambda line: None), image_shape)
+    _check(value, work.make_job(definition, request.config, lambda line: None, request.workdir), image_shape)
     _train(candidate, say)
   job, state, step = work.load(definition, request)
   _check(value, job, image_shape)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from experiments import flags
 from experiments.schema import Experiment
+from research import selection
 from research.errors import UserError
+from research.report import record as lines
 from research.report.atomic import cannot_write, write_atomically
 
 _SHOWN = 6  # flags in an error line
@@ -85,6 +87,28 @@ def read_record(workdir: Path) -> dict:
     return {}
   except (OSError, ValueError) as error:
     raise UserError(f"run: {workdir}/run.json is damaged ({error}); delete it or give another --workdir") from error
+
+
+def best_metric(workdir: Path) -> str:
+  """--run.best_metric of the run, "" where it has none."""
+  found = [line.partition("=")[2] for line in flags.read_lines(workdir / "run.flags") if "--run.best_metric=" in line]
+  return found[-1] if found else ""
+
+
+def has_checkpoint(workdir: Path) -> bool:
+  """Whether there is a whole one: Orbax gives a step's number to nothing else."""
+  return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+
+
+def judged_step(workdir: Path, metric: str, steps: Sequence[int]) -> int | None:
+  """Of a run's checkpoints the best by `metric`, where it has one, else the newest; None where there is none."""
+  if not steps:
+    return None
+  if metric and (workdir / "metrics.jsonl").exists():
+    best = selection.best(metric, selection.from_records(metric, lines.read(workdir / "metrics.jsonl")))
+    if best and best[0] in steps:
+      return best[0]
+  return max(steps)
 
 
 def seconds_before(workdir: Path, records: Sequence[Mapping]) -> float:

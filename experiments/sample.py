@@ -43,13 +43,13 @@ def run(definition: "Definition", request: "Request") -> int:
   from experiments import work
 
   if definition.generate is not None:
-    job = work.make_job(definition, request.config, print)
+    job = work.make_job(definition, request.config, print, request.workdir)
     state, _ = work.restore(job, request)
     return definition.generate(job, state, request)
   asked = request.sampling
   output = Path(asked.output).expanduser() if asked.output else request.workdir / "generated"
   _check(output)
-  job = work.make_job(definition, request.config, print)
+  job = work.make_job(definition, request.config, print, request.workdir)
   if job.task.sample is None:
     raise UserError(f"sample: experiments.{definition.name} makes no samples; use eval to see how good a run of it is")
   state, step = work.restore(job, request)

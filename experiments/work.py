@@ -10,11 +10,12 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from experiments import flags, inputs, run_directory, sample
+from experiments import flags, inputs, origin, run_directory, sample
 from experiments.command import STOPPED, Definition, Request
 from experiments.schema import Experiment
 from research import loop, provenance, selection, steps
@@ -97,18 +98,35 @@ class Job:
     return found
 
 
-def make_job(definition: Definition, config: Experiment, say: Callable[[str], None]) -> Job:
-  """Opens the data and builds the task. Raises UserError for whatever does not fit together."""
+def make_job(
+  definition: Definition, config: Experiment, say: Callable[[str], None], workdir: Path | None = None
+) -> Job:
+  """Opens the data and builds the task. Raises UserError for whatever does not fit together.
+
+  Args:
+    definition: the experiment.
+    config: its flags.
+    say: is told what the user should know of the data.
+    workdir: the run's, where it may have kept what the data need.
+  """
   mesh = make_mesh(config.parallel.mesh, config.data.batch_size // config.batch_parts)
   if not config.parallel.mesh and mesh.devices.size < jax.device_count():
     say(f"on {mesh.devices.size} of {jax.device_count()} devices, which divide a batch of {config.data.batch_size}")
-  splits = inputs.open_data(config.data, say) if definition.open_data is None else definition.open_data(config, say)
+  opened = definition.open_data
+  splits = inputs.open_data(config.data, say) if opened is None else opened(config, say, workdir)
   for note in splits.notes:
     say(note)
   data = inputs.make_inputs(config, splits, mesh)
   plan = make_plan(config, splits.train.size)
   task = definition.build(config, splits, plan.total_steps)
   return Job(config, mesh, data, task, plan)
+
+
+def first_arrays(definition: Definition, job: Job, workdir: Path) -> dict[str, Any]:
+  """What --init_from gives a run that has no checkpoint of its own yet; {} where nothing is asked for."""
+  if not job.config.init_from or run_directory.has_checkpoint(workdir):
+    return {}
+  return origin.arrays(definition, job.config.init_from, job.data.splits, job.abstract_state, print)
 
 
 def judged(definition: Definition, job: Job, workdir: Path) -> Job:
@@ -152,8 +170,9 @@ def train(definition: Definition, request: Request) -> int:
       print(f"{workdir} is finished: {_in_words(result)}; report: {workdir / 'report.html'}")
       return DONE
     with StopRequest() as stop:
-      job = make_job(definition, config, print)
+      job = make_job(definition, config, print, workdir)
       _check_data(workdir, job)
+      first = first_arrays(definition, job, workdir)
       if not stop():
         job = judged(definition, job, workdir)  # which may train another run first
       run_directory.claim(workdir, definition.name, config)
@@ -164,17 +183,17 @@ def train(definition: Definition, request: Request) -> int:
       run = config.run
       checkpoints = Checkpoints(workdir / "checkpoints", keep=run.keep_checkpoints, metric=run.best_metric)
       try:
-        return _train(request, job, checkpoints, stop)
+        return _train(request, job, checkpoints, stop, first)
       finally:
         checkpoints.close()
 
 
-def _train(request: Request, job: Job, checkpoints: Checkpoints, stop: StopRequest) -> int:
+def _train(request: Request, job: Job, checkpoints: Checkpoints, stop: StopRequest, first: dict[str, Any]) -> int:
   config, workdir, plan, began = request.config, request.workdir, job.plan, time.monotonic()
   abstract = job.abstract_state
   call = job.training_call(abstract)
   start = checkpoints.latest
-  state = job.initial_state() if start is None else checkpoints.restore(start, abstract)
+  state = origin.begin(job.initial_state(), first) if start is None else checkpoints.restore(start, abstract)
   start = start or 0
   _write_provenance(request, job, abstract)
 
@@ -238,7 +257,7 @@ def evaluate(definition: Definition, request: Request) -> int:
 def load(definition: Definition, request: Request) -> tuple[Job, State, int]:
   """A run's job, and the state of its best checkpoint or its newest. Raises UserError where there is none."""
   _check_trained(request.workdir)  # said before the data are opened, which can take long
-  job = make_job(definition, request.config, print)
+  job = make_job(definition, request.config, print, request.workdir)
   return job, *restore(job, request)
 
 
@@ -248,12 +267,9 @@ def restore(job: Job, request: Request) -> tuple[State, int]:
   _check_trained(workdir)
   _check_data(workdir, job)
   with contextlib.closing(Checkpoints(workdir / "checkpoints", metric=metric, read_only=True)) as checkpoints:
-    step = checkpoints.latest
+    step = run_directory.judged_step(workdir, metric, checkpoints.steps)
     if step is None:
       raise UserError(f"run: {workdir} has no whole checkpoint yet")
-    if metric and (workdir / "metrics.jsonl").exists():
-      best = selection.best(metric, selection.from_records(metric, record.read(workdir / "metrics.jsonl")))
-      step = best[0] if best and best[0] in checkpoints.steps else step
     return checkpoints.restore(step, job.abstract_state), step
 
 
@@ -261,7 +277,7 @@ def preflight(definition: Definition, request: Request) -> int:
   """What a run would be: parameters, FLOPs and memory of the compiled step. Trains and writes nothing."""
   from experiments import preflight as page
 
-  print(page.text(make_job(definition, request.config, print)))
+  print(page.text(make_job(definition, request.config, print, request.workdir)))
   return DONE
 
 

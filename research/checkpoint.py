@@ -4,6 +4,7 @@ Orbax casts silently on restore and reports a failed save late; both are covered
 """
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,8 @@ class Checkpoints:
     Raises:
       UserError: the checkpoint is of another model: an array is missing, extra, or of another shape or dtype.
     """
-    wanted = _named(abstract)
-    saved = _named(self._orbax.metadata(step).metadata)
+    wanted = named(abstract)
+    saved = named(self._orbax.metadata(step).metadata)
     where = f"checkpoint {self._orbax.directory}/{step}"
     for name in sorted(wanted.keys() | saved.keys()):
       if name not in saved:
@@ -100,6 +101,17 @@ class Checkpoints:
         )
     return self._orbax.load(step, abstract)
 
+  def arrays(self, step: int, parts: Sequence[str]) -> dict[str, np.ndarray]:
+    """{path: array} of those parts of checkpoint `step`, whatever model it is of, as host arrays."""
+    from orbax.checkpoint import v1 as ocp
+
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    saved = {part: tree for part, tree in self._orbax.metadata(step).metadata.items() if part in parts}
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), saved)
+    options = ocp.options.PyTreeOptions
+    with ocp.Context(pytree_options=options(loading=options.Loading(partial_load=True))):
+      return {name: np.asarray(leaf) for name, leaf in named(self._orbax.load(step, abstract)).items()}
+
   def close(self) -> None:
     """Waits for the save under way and lets go of Orbax's threads."""
     try:
@@ -109,8 +121,8 @@ class Checkpoints:
         self._orbax.close()
 
 
-def _named(tree: Any) -> dict[str, Any]:
-  """{path: leaf}; a state and what Orbax says of a saved one give the same paths."""
+def named(tree: Any) -> dict[str, Any]:
+  """{path: leaf} with / between; a state and what Orbax says of a saved one give the same paths."""
   leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
   return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 

@@ -4,12 +4,13 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from experiments import origin
 from experiments.command import Definition, main
 from experiments.gpt.network import Model, make_network
 from experiments.gpt.writing import Prompting, sampler, write
 from experiments.schema import Data, Experiment, flag
 from research import optim
-from research.data.text import TextSplits, open_text
+from research.data.text import FILE, TextSplits, open_text
 from research.errors import UserError
 from research.language import Weights, language_modelling
 from research.task import Task
@@ -19,7 +20,9 @@ from research.task import Task
 class Text:
   """How text becomes tokens and examples"""
 
-  tokenizer: str = flag("byte", "characters of training, bytes, or byte pairs", choices=("char", "byte", "bpe"))
+  tokenizer: str = flag(
+    "byte", "characters of training, bytes, byte pairs, or that of --init_from", choices=("char", "byte", "bpe", "init")
+  )
   vocabulary: int = flag(4096, "bpe: tokens, learned from the training text", low=257)
   packed: bool = flag(False, "no document sees another, or is predicted from it")
 
@@ -48,17 +51,20 @@ class Config(Experiment):
   def check(self) -> None:
     super().check()
     self.model.config()
+    if self.text.tokenizer == "init" and not self.init_from:
+      raise UserError("flags: --text.tokenizer=init is the tokenizer of --init_from, which is not given")
     for name in ("pad_crop", "flip", "randaugment", "cutout", "mixup", "label_smoothing", "target"):
       if getattr(self.data, name):
         raise UserError(f"flags: --data.{name} is for classifiers; a language model has --text.tokenizer, --loss.z …")
 
 
-def open_data(config: Config, say) -> TextSplits:
+def open_data(config: Config, say, workdir: Path | None) -> TextSplits:
   data, text = config.data, config.text
+  tokenizer = origin.kept(config.init_from, workdir, FILE) if text.tokenizer == "init" else text.tokenizer
   return open_text(
     data.source,
     length=config.model.context,
-    tokenizer=text.tokenizer,
+    tokenizer=tokenizer,
     vocabulary=text.vocabulary,
     packed=text.packed,
     validation_fraction=data.validation_fraction,
@@ -91,6 +97,7 @@ EXPERIMENT = Definition(
   open_data=open_data,
   sampling=Prompting,
   generate=write,
+  heads=(),
 )
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ class Config(Experiment):
         raise UserError(f"flags: --data.{name} is for images; texts have --model.dropout and --data.label_smoothing")
 
 
-def open_data(config: Config, say) -> TextSplits:
+def open_data(config: Config, say, workdir: Path | None) -> TextSplits:
   data, text = config.data, config.text
   return open_labelled(
     data.source,

@@ -39,6 +39,9 @@ class Splits:
   def keep(self, workdir: Path) -> None:
     """Writes what a run needs to use its model later and cannot learn again from the flags: nothing here."""
 
+  def check_origin(self, run: Path) -> None:
+    """Raises UserError where the model of another run cannot read these examples: never, here."""
+
 
 def open_splits(
   uri: str,

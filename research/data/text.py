@@ -29,12 +29,23 @@ class TextSplits(Splits):
       raise UserError(f"run: {path} is not the tokenizer of these flags and data; give another --workdir")
     tokenizers.save(self.tokenizer, path)
 
+  def check_origin(self, run: Path) -> None:
+    """Raises UserError where the run's tokenizer is another one: its embeddings are of other tokens."""
+    if not (run / FILE).exists():
+      return
+    theirs, ours = tokenizers.digest(tokenizers.load(run / FILE)), tokenizers.digest(self.tokenizer)
+    if theirs != ours:
+      raise UserError(
+        f"init_from: {run} has another tokenizer (digest {theirs[:8]} there, {ours[:8]} here);"
+        " --text.tokenizer=init takes the run's own"
+      )
+
 
 def open_text(
   uri: str,
   *,
   length: int,
-  tokenizer: str = "byte",
+  tokenizer: str | Path = "byte",
   vocabulary: int = 4096,
   packed: bool = False,
   validation_fraction: float = 0.1,
@@ -42,7 +53,8 @@ def open_text(
   split_seed: int = 0,
   progress=lambda line: None,
 ) -> TextSplits:
-  """Opens `uri` (see corpus.py), learns the tokenizer from its training split, and cuts windows of `length`.
+  """Opens `uri` (see corpus.py), learns the tokenizer from its training split or reads it from a file that a run has
+  kept, and cuts windows of `length`.
 
   Training's windows begin at every token, evaluation's stand side by side. `packed` keeps documents apart.
 
@@ -53,7 +65,8 @@ def open_text(
   )
   if tokenizer == "bpe":
     progress(f"learning {vocabulary:,} byte-pair tokens from {uri}")
-  learned = tokenizers.learn(tokenizer, corpus.documents["train"], vocabulary)
+  kept = isinstance(tokenizer, Path)
+  learned = tokenizers.load(tokenizer) if kept else tokenizers.learn(tokenizer, corpus.documents["train"], vocabulary)
   parts = {
     split: windows(
       documents,
