@@ -20,14 +20,15 @@ import numpy as np
 
 from research.data import cache, nearest, tokenizers
 from research.data import fingerprint as fingerprints
-from research.data.source import SPLIT_NAMES, ArraySource, Dataset, Feature, Schema, Source
-from research.data.splits import splits_of
+from research.data.source import SPLIT_NAMES, ArraySource, Dataset, Feature, Schema, Source, View
+from research.data.splits import splits_of, stratified
 from research.data.text import TextSplits
 from research.errors import UserError
 
 SCHEMES = ("csv", "jsonl", "folder", "tfds", "python")
 LIBRARIES = ("flax", "jax", "matplotlib", "numpy", "optax", "orbax", "rich", "scipy", "sklearn", "tensorflow_datasets")
 NO_TOKEN = -1
+_LABELS = 5  # what the choice of labels is keyed with
 
 Pairs = Mapping[str, list[tuple[str, str]]]  # split, or "all" → (text, class)
 Progress = Callable[[str], None]
@@ -37,7 +38,7 @@ def open_labelled(
   uri: str,
   *,
   length: int,
-  tokenizer: str = "word",
+  tokenizer: str | Path = "word",
   vocabulary: int = 20_000,
   column: str = "",
   target: str = "",
@@ -46,6 +47,8 @@ def open_labelled(
   validation_fraction: float = 0.0,
   test_fraction: float = 0.2,
   split_seed: int = 0,
+  labels: int = 0,
+  labels_seed: int = 0,
   progress: Progress = lambda line: None,
 ) -> TextSplits:
   """Splits of "tokens" (length,) int32, NO_TOKEN behind a text's end, and "label".
@@ -54,12 +57,15 @@ def open_labelled(
     uri: csv:FILE, jsonl:FILE, folder:DIR of class folders of .txt files (with or without train and test), tfds:NAME,
       or python:docstrings: which of LIBRARIES a docstring is from.
     length: tokens of a text that are kept.
-    tokenizer: word, char, byte or bpe.
+    tokenizer: word, char, byte or bpe; or the file that a run has kept.
     vocabulary: the most tokens of word and bpe.
     column: csv and jsonl: where the text stands; "": the column of the longest texts.
     target: csv and jsonl: where the class stands; "": the last other column.
     data_dir: where TFDS sets are prepared.
     cache_dir: where docstrings are remembered.
+    labels: how many of the training examples are kept, each class by its share; 0: all. The vocabulary is learned
+      from all training texts: it needs no labels.
+    labels_seed: of which these are.
 
   Further arguments and errors are as in `open_splits`.
   """
@@ -81,7 +87,10 @@ def open_labelled(
     dataset, texts = as_dataset(uri, pairs)
 
     def fit(train: Source) -> Callable[[Source], Source]:
-      learned.append(tokenizers.learn(tokenizer, [texts[row] for row in train.column("row")], vocabulary))
+      if isinstance(tokenizer, Path):
+        learned.append(tokenizers.load(tokenizer))
+      else:
+        learned.append(tokenizers.learn(tokenizer, [texts[row] for row in train.column("row")], vocabulary))
       return lambda source: encode(source, texts, learned[0], length)
 
     return dataclasses.replace(dataset, fit=fit)
@@ -89,9 +98,46 @@ def open_labelled(
   splits = splits_of(
     open_dataset, validation_fraction=validation_fraction, test_fraction=test_fraction, split_seed=split_seed
   )
-  fingerprint = fingerprints.text("labelled", splits.fingerprint, tokenizers.digest(learned[0]), length)
+  about = [splits.fingerprint, tokenizers.digest(learned[0]), length]
+  train = splits.train
+  if labels:
+    train = fewer(train, labels, labels_seed)
+    about.append(train.fingerprint)
   fields = {field.name: getattr(splits, field.name) for field in dataclasses.fields(splits)}
-  return TextSplits(**{**fields, "fingerprint": fingerprint}, tokenizer=learned[0])
+  fields |= {"train": train, "fingerprint": fingerprints.text("labelled", *about)}
+  return TextSplits(**fields, tokenizer=learned[0])
+
+
+def fewer(train: Source, labels: int, seed: int) -> Source:
+  """`labels` of its examples, each class by its share. UserError where there are not so many, or classes are more."""
+  classes = len(train.schema.class_names)
+  if not classes <= labels <= train.size:
+    raise UserError(
+      f"data: {labels:,} labels of {train.name}, which has {train.size:,} training examples of {classes} classes;"
+      f" from {classes} to {train.size:,} would do"
+    )
+  is_kept_N = stratified(train.column("label"), labels, np.random.Philox(key=[seed, _LABELS]))
+  return View(train, np.flatnonzero(is_kept_N))
+
+
+def without_labels(splits: TextSplits) -> TextSplits:
+  """The same texts in the same splits, their classes forgotten."""
+
+  def forget(source: Source | None) -> ArraySource | None:
+    if source is None:
+      return None
+    arrays = {"tokens": source.column("tokens")}
+    schema = Schema({"tokens": source.schema.features["tokens"]})
+    return ArraySource(source.name, schema, arrays, fingerprints.arrays(arrays))
+
+  return dataclasses.replace(
+    splits,
+    train=forget(splits.train),
+    validation=forget(splits.validation),
+    test=forget(splits.test),
+    fingerprint=fingerprints.text("without labels", splits.fingerprint),
+    notes=(),
+  )
 
 
 def as_dataset(name: str, pairs: Pairs) -> tuple[Dataset, list[str]]:

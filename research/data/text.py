@@ -48,6 +48,7 @@ def open_text(
   tokenizer: str | Path = "byte",
   vocabulary: int = 4096,
   packed: bool = False,
+  ahead: int = 1,
   validation_fraction: float = 0.1,
   test_fraction: float = 0.0,
   split_seed: int = 0,
@@ -56,7 +57,8 @@ def open_text(
   """Opens `uri` (see corpus.py), learns the tokenizer from its training split or reads it from a file that a run has
   kept, and cuts windows of `length`.
 
-  Training's windows begin at every token, evaluation's stand side by side. `packed` keeps documents apart.
+  Training's windows begin at every token, evaluation's stand side by side. `packed` keeps documents apart;
+  `ahead` is 1 for a causal model, and 0 for a masked one, which predicts no token after a window.
 
   Raises UserError as `open_corpus`, `tokenizers.learn` and `windows` do.
   """
@@ -75,10 +77,12 @@ def open_text(
       length=length,
       stride=1 if split == "train" else length,
       packed=packed,
+      ahead=ahead,
     )
     for split, documents in corpus.documents.items()
   }
-  fingerprint = fingerprints.text("text", corpus.fingerprint, tokenizers.digest(learned), length, packed)
+  about = (length, packed) if ahead == 1 else (length, packed, ahead)
+  fingerprint = fingerprints.text("text", corpus.fingerprint, tokenizers.digest(learned), *about)
   notes = tuple(_unknown(name, source, learned) for name, source in parts.items() if name != "train")
   return TextSplits(
     parts["train"],
@@ -93,4 +97,5 @@ def open_text(
 def _unknown(name: str, source, tokenizer: Tokenizer) -> str:
   unknown = getattr(tokenizer, "unknown", None)
   count = 0 if unknown is None else int((source.tokens_T == unknown).sum())
-  return f"the {name} split has {count:,} characters that training has not" if count else ""
+  noun = "words" if tokenizer.kind == "word" else "characters"
+  return f"the {name} split has {count:,} {noun} that training has not" if count else ""

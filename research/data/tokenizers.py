@@ -218,6 +218,21 @@ def load(path: Path) -> Tokenizer:
   raise UserError(f"data: {path} describes no tokenizer")
 
 
+def word_edges(tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+  """(opens_V, closes_V), bool: whether a token's first, and its last, character is one that words are made of.
+
+  A word is what `Words` takes for one: a run of letters, digits and underscores, or any other character alone. So a
+  token goes on with the word before it where it opens with such a character and the token before it closes with one;
+  `Words` has whole words alone, and none goes on. A piece of a character of several bytes counts as a letter.
+  """
+  if tokenizer.kind == "word":
+    return np.zeros(tokenizer.size, bool), np.zeros(tokenizer.size, bool)
+  pieces = [tokenizer.decode([i]) or " " for i in range(tokenizer.size)]
+  inside = re.compile(r"[\w\ufffd]")
+  opens_V, closes_V = (np.asarray([bool(inside.match(piece[end])) for piece in pieces]) for end in (0, -1))
+  return opens_V, closes_V
+
+
 def check_ids(ids: Sequence[int], size: int) -> None:
   """Raises UserError for an id that the vocabulary of `size` has not."""
   for i in ids:

@@ -1,8 +1,9 @@
-"""A text as tokens, and windows of it as examples: example i is L+1 tokens from place i·stride on.
+"""A text as tokens, and windows of it as examples: example i is L+1 tokens from place i·stride on, the one after the
+window with it because a causal model predicts it; a masked one has windows of L (`ahead` 0).
 
 Training may begin a window at any token (stride 1), so that no two epochs cut the text alike; evaluation has windows
-side by side (stride L), so that each token but the first is predicted once. Windows are cut out on the device: what is
-stored is the text, not its windows.
+side by side (stride L), so that each token (of a causal model's all but the first) is judged once. Windows are cut out
+on the device: what is stored is the text, not its windows.
 """
 
 import dataclasses
@@ -30,6 +31,7 @@ class Windows:
     stride: places from one window to the next.
     fingerprint: of the text and the tokenizer.
     documents_T: int32, the number of each token's document, or None: one text without borders.
+    ahead: tokens of an example after its L: 1 for a causal model, 0 for a masked one.
   """
 
   name: str
@@ -38,10 +40,11 @@ class Windows:
   stride: int
   fingerprint: str
   documents_T: np.ndarray | None = None
+  ahead: int = 1
 
   @property
   def schema(self) -> Schema:
-    shape = (self.length + 1,)
+    shape = (self.length + self.ahead,)
     features = {"tokens": Feature(shape, "int32")}
     if self.documents_T is not None:
       features["segments"] = Feature(shape, "int32")
@@ -49,9 +52,9 @@ class Windows:
 
   @property
   def size(self) -> int:
-    """Windows that begin with a token that has one after it; strided ones may run past the text's end."""
-    predicted = len(self.tokens_T) - 1
-    return predicted - self.length + 1 if self.stride == 1 else -(-predicted // self.stride)
+    """Windows that begin with a token that has `ahead` after it; strided ones may run past the text's end."""
+    judged = len(self.tokens_T) - self.ahead
+    return judged - self.length + 1 if self.stride == 1 else -(-judged // self.stride)
 
   @property
   def nbytes(self) -> int:
@@ -64,7 +67,7 @@ class Windows:
   def take(self, stored: Mapping[str, Array], indices: Array) -> dict[str, Array]:
     xp = np if isinstance(indices, np.ndarray) else jnp
     places = xp.asarray(indices, xp.int32)[..., None] * xp.int32(self.stride)
-    places = places + xp.arange(self.length + 1, dtype=xp.int32).reshape((1,) * indices.ndim + (-1,))
+    places = places + xp.arange(self.length + self.ahead, dtype=xp.int32).reshape((1,) * indices.ndim + (-1,))
     inside = places < stored["tokens"].shape[0]
     places = xp.where(inside, places, 0)
     return {name: xp.where(inside, array[places], xp.int32(NO_TOKEN)) for name, array in stored.items()}
@@ -77,7 +80,14 @@ class Windows:
 
 
 def windows(
-  documents: Sequence[str], tokenizer: Tokenizer, *, name: str, length: int, stride: int, packed: bool
+  documents: Sequence[str],
+  tokenizer: Tokenizer,
+  *,
+  name: str,
+  length: int,
+  stride: int,
+  packed: bool,
+  ahead: int = 1,
 ) -> Windows:
   """Documents one after the other as one line of tokens, each behind the tokenizer's END; a single one without it.
 
@@ -88,6 +98,7 @@ def windows(
     length: L.
     stride: places from one window to the next.
     packed: keep the documents apart, with a number for each.
+    ahead: tokens of an example after its L.
 
   Raises UserError where the tokens are fewer than a window.
   """
@@ -96,12 +107,13 @@ def windows(
   if not alone:
     pieces = [np.concatenate([[tokenizer.end], piece]).astype(np.int32) for piece in pieces]
   tokens_T = np.concatenate(pieces)
-  if len(tokens_T) < (length + 1 if stride == 1 else 2):
+  if len(tokens_T) < (length if stride == 1 else 1) + ahead:
     raise UserError(
-      f"data: {name} has {len(tokens_T):,} tokens, fewer than a window of {length} and the one after it;"
-      f" --model.context={max(1, len(tokens_T) - 1)} would fit"
+      f"data: {name} has {len(tokens_T):,} tokens, fewer than a window of {length}"
+      f"{' and the one after it' if ahead else ''}; --model.context={max(1, len(tokens_T) - 1)} would fit"
     )
   documents_T = np.repeat(np.arange(len(pieces), dtype=np.int32), [len(piece) for piece in pieces]) if packed else None
   content = {"tokens": tokens_T} | ({} if documents_T is None else {"documents": documents_T})
-  fingerprint = fingerprints.text("windows", length, stride, fingerprints.arrays(content))
-  return Windows(name, tokens_T, length, stride, fingerprint, documents_T)
+  kind = "windows" if ahead == 1 else f"windows {ahead} ahead"
+  fingerprint = fingerprints.text(kind, length, stride, fingerprints.arrays(content))
+  return Windows(name, tokens_T, length, stride, fingerprint, documents_T, ahead)
