@@ -41,7 +41,8 @@ def fill(job: Any, state: State, request: Any) -> int:
   tokens_L = encode(tokenizer, asked.prompt.replace("\\n", "\n"), mask_id(model.vocabulary))
   if len(tokens_L) > request.config.model.length:
     raise UserError(
-      f"sample: --prompt has {len(tokens_L)} tokens, and with {request.config.model.length} the context is full"
+      f"sample: --prompt has {len(tokens_L)} tokens; a context of {request.config.model.context} holds"
+      f" {request.config.model.length} tokens of text"
     )
   places_K = np.flatnonzero(tokens_L == mask_id(model.vocabulary)).astype(np.int32)
   params = jax.device_put(jax.device_get(state.extra.get("ema", state.params)))  # one device is enough

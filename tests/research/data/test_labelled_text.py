@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from research.data import tokenizers
-from research.data.labelled_text import NO_TOKEN, open_labelled
+from research.data.labelled_text import NO_TOKEN, open_labelled, without_labels
 from research.errors import UserError
 
 ROWS = [(f"the {'cat' if i % 3 else 'dog'} number {i}, sat", "cat" if i % 3 else "dog") for i in range(30)]
@@ -85,6 +85,38 @@ def test_a_prepared_set_of_texts(tmp_path):
   assert found.train.schema.class_names == ("bad", "good")
   assert texts_of(found, found.train)[3] == "train café 3"
   assert found.test.column("label").tolist() == [0, 1, 0, 1]
+
+
+def test_fewer_labels_are_each_classes_share_and_the_vocabulary_stays(tmp_path):
+  uri = f"csv:{csv_of(tmp_path)}"
+  asked = ((0, 0), (12, 0), (12, 0), (12, 1))
+  whole, few, same, other = (open_labelled(uri, length=7, labels=count, labels_seed=seed) for count, seed in asked)
+  assert np.bincount(whole.train.column("label")).tolist() == [16, 8]
+  assert np.bincount(few.train.column("label")).tolist() == [8, 4]
+  assert few.test.size == whole.test.size
+  assert tokenizers.digest(few.tokenizer) == tokenizers.digest(whole.tokenizer)
+  assert few.fingerprint == same.fingerprint
+  assert len({whole.fingerprint, few.fingerprint, other.fingerprint}) == 3
+  rows = {tuple(row) for row in whole.train.column("tokens").tolist()}
+  assert {tuple(row) for row in few.train.column("tokens").tolist()} <= rows
+  assert texts_of(few, few.train) != texts_of(other, other.train)
+  for labels in (1, 25):
+    with pytest.raises(UserError, match="24 training examples of 2 classes; from 2 to 24 would do"):
+      open_labelled(uri, length=7, labels=labels)
+
+
+def test_texts_without_their_labels_and_a_tokenizer_that_a_run_has_kept(tmp_path):
+  uri = f"csv:{csv_of(tmp_path)}"
+  whole = open_labelled(uri, length=7, vocabulary=5)
+  bare = without_labels(whole)
+  assert set(bare.train.schema.features) == {"tokens"}
+  assert bare.validation is None
+  assert texts_of(bare, bare.test) == texts_of(whole, whole.test)
+  assert bare.fingerprint != whole.fingerprint
+  whole.keep(tmp_path)
+  kept = open_labelled(uri, length=7, vocabulary=9, tokenizer=tmp_path / "tokenizer.json")
+  assert kept.tokenizer.size == 5
+  assert kept.fingerprint == whole.fingerprint
 
 
 def test_docstrings_of_one_library(tmp_path, monkeypatch):

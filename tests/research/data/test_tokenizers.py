@@ -1,6 +1,8 @@
 """Tokenizers: any text comes back, bytes are counted exactly, and two are the same where their digests are."""
 
+import itertools
 import json
+import re
 
 import numpy as np
 import pytest
@@ -45,6 +47,30 @@ def test_byte_pairs_are_shorter_than_bytes(learned):
   assert len(learned["bpe"].encode(text)) < 0.7 * len(text)
   assert 257 < learned["bpe"].size <= 300
   assert learned["bpe"].decode([learned["bpe"].end]) == ""
+
+
+WORDS = "the cat_sat on mat 42, and naïve cafés don't mind (really):\n    x = f(y1, zz) 東京"
+
+
+@pytest.mark.parametrize("kind", [*tokenizers.KINDS, "word"])
+def test_edges_find_the_words_that_the_text_has(kind):
+  """By places in the text: a run of \\w is a word, and a token that has no part in one stands alone."""
+  tokenizer = tokenizers.learn(kind, [WORDS, "the cat sat " * 9], vocabulary=290)
+  ids_T = tokenizer.encode(WORDS)
+  opens_V, closes_V = tokenizers.word_edges(tokenizer)
+  goes_on_T = np.append(False, opens_V[ids_T[1:]] & closes_V[ids_T[:-1]])
+  if kind == "word":
+    assert not goes_on_T.any()
+    return
+  ends_T = np.cumsum(tokenizer.bytes_V[ids_T])
+  assert ends_T[-1] == len(WORDS.encode())
+  spans = [(len(WORDS[: m.start()].encode()), len(WORDS[: m.end()].encode())) for m in re.finditer(r"\w+", WORDS)]
+  words_T = [
+    next((span for span in spans if span[0] < end and begin < span[1]), place)
+    for place, (begin, end) in enumerate(zip([0, *ends_T[:-1]], ends_T, strict=True))
+  ]
+  assert goes_on_T.tolist() == [False, *(one == other for one, other in itertools.pairwise(words_T))]
+  assert goes_on_T.any()
 
 
 @pytest.mark.parametrize("kind", tokenizers.KINDS)

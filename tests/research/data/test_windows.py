@@ -28,6 +28,17 @@ def test_windows_by_hand():
   assert [text(row) for row in made(9, 9).column("tokens")] == ["|abcdefg|h", "hij|klmnop", "pqrstu...."]
 
 
+def test_a_masked_models_windows_hold_every_token_once():
+  source = windows(DOCUMENTS, BYTES, name="a", length=9, stride=9, packed=True, ahead=0)
+  assert [text(row) for row in source.column("tokens")] == ["|abcdefg|", "hij|klmno", "pqrstu..."]
+  assert source.schema.features["segments"].shape == (9,)
+  one = windows(["abcdefg"], BYTES, name="a", length=7, stride=1, packed=False, ahead=0)
+  assert (one.size, text(one.gather([0])["tokens"][0])) == (1, "abcdefg")
+  assert one.fingerprint != made(6, 1, documents=["abcdefg"]).fingerprint
+  with pytest.raises(UserError, match=r"a has 7 tokens, fewer than a window of 8; --model\.context=6 would fit"):
+    windows(["abcdefg"], BYTES, name="a", length=8, stride=1, packed=False, ahead=0)
+
+
 def test_documents_have_numbers_where_they_are_kept_apart():
   packed = made(9, 9, packed=True).gather([0, 1, 2])
   assert packed["segments"].tolist() == [
