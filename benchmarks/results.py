@@ -21,23 +21,30 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One line of the table: a preset, its seeds, and the metric that is told. Rows of one preset share its runs."""
+  """One line of the table: a preset, its seeds, and the metric that is told. Rows of one preset share its runs.
+
+  With `start`, the name of another row, each run begins with the parameters of that row's first run.
+  """
 
   experiment: str
   preset: str
   seeds: int
   metric: str = "test/accuracy"
   vary: tuple[str, ...] = ("--seed={}",)
+  start: str = ""
 
   @property
   def name(self) -> str:
-    return f"{self.experiment}-{self.preset}"
+    return f"{self.experiment}-{self.preset}" + (f"-from-{self.start}" if self.start else "")
 
-  def command(self, seed: int) -> list[str]:
+  def command(self, seed: int, runs: Path) -> list[str]:
     flags = [flag.format(seed) for flag in self.vary]
+    if self.start:
+      flags.append(f"--init_from={runs / f'{self.start}-s0'}")
     return ["-m", f"experiments.{self.experiment}", f"--config={self.preset}", *flags]
 
 
+LABELS = ("--seed={}", "--classify.labels_seed={}")
 ROWS = (
   Row("linear", "line", 3, "fit/least_squares_gap"),
   Row("linear", "line_noisy", 3, "fit/least_squares_gap"),
@@ -60,14 +67,21 @@ ROWS = (
   Row("gan", "fashion_conditional", 3, "generated/class_accuracy"),
   Row("autoencoder", "fashion_denoising", 3, "test/gain_db"),
   Row("autoencoder", "fashion_vae", 3, "test/elbo"),
+  Row("bert", "docstrings", 1),
+  Row("bert", "docstrings_classify", 3, vary=LABELS),
+  Row("bert", "docstrings_classify", 3, "test/macro_f1", vary=LABELS),
+  Row("bert", "docstrings_classify", 3, vary=LABELS, start="bert-docstrings"),
+  Row("bert", "docstrings_classify", 3, "test/macro_f1", vary=LABELS, start="bert-docstrings"),
 )
-SHARES = ("accuracy", "high_quality", "precision", "recall")
+SHARES = ("accuracy", "macro_f1", "high_quality", "precision", "recall")
 
 
 def run(row: Row, seed: int, runs: Path, data_dir: str) -> dict:
-  """The result of one run: result.json, with the CPU seconds of the process if it ran now."""
+  """The result of one run: result.json. The run that it begins with is made first, if it is not there yet."""
+  if row.start:
+    run(next(each for each in ROWS if each.name == row.start), 0, runs, data_dir)
   workdir = runs / f"{row.name}-s{seed}"
-  command = [*row.command(seed), f"--workdir={workdir}"]
+  command = [*row.command(seed, runs), f"--workdir={workdir}"]
   if data_dir:
     command.append(f"--data.dir={data_dir}")
   subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
@@ -87,7 +101,7 @@ def line(row: Row, results: list[Mapping]) -> str:
   else:
     told = f"**{statistics.mean(values):.2f} ± {spread:.2f}** | {min(values):.2f} – {max(values):.2f}"
   told_seconds = f"{statistics.median(seconds):.0f} s ({min(seconds):.0f} – {max(seconds):.0f})"
-  command = f"`{row.experiment} --config={row.preset}`"
+  command = f"`{row.experiment} --config={row.preset}{' --init_from=RUN' if row.start else ''}`"
   return f"| {command} | {row.metric} | {told} | {told_seconds} | {len(values)} |"
 
 

@@ -67,11 +67,12 @@ def place(tmp_path_factory):
   run(folder, ["python", "-m", "experiments.cnn", "--config=digits", "--optim.learning_rate=0.01"])
   run(folder, ["python", "-m", "experiments.gan", "--config=digits"])
   run(folder, ["python", "-m", "experiments.gpt", "--config=stdlib"])
+  run(folder, ["python", "-m", "experiments.bert", "--config=docstrings"])
   return folder
 
 
 def run(folder: Path, words: list[str]) -> None:
-  if words[2].startswith("experiments.") and not set(HELP) & set(words) and "=runs/" not in " ".join(words):
+  if words[2].startswith("experiments.") and not set(HELP) & set(words) and "--config=runs/" not in " ".join(words):
     workdir = [f"--workdir={each}" for each in [default_workdir(words)] if each]
     short = SHORT if "experiments.linear" not in words else SHORT[:2]  # five points are a batch
     if "experiments.gan" in words and "--config=digits" in words:  # judged by the shortened run that is there
@@ -92,7 +93,8 @@ def default_workdir(words: list[str]) -> str:
 
   from experiments import command
 
-  if {"preflight", "eval", "sample"} & set(words) or any(word.startswith("--workdir") for word in words):
+  named = any(word.startswith(("--workdir", "--init_from")) for word in words)
+  if {"preflight", "eval", "sample"} & set(words) or named:
     return ""
   return str(command.read(importlib.import_module(f"{words[2]}.__main__").EXPERIMENT, words[3:]).workdir)
 

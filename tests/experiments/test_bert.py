@@ -12,7 +12,7 @@ from experiments.bert.__main__ import EXPERIMENT as BERT
 from experiments.mlp.__main__ import EXPERIMENT as MLP
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided")
-SMALL = ["--data.batch_size=16", "--run.log_every=10", "--optim.learning_rate=1e-2"]
+SMALL = ["--data.batch_size=16", "--run.log_every=10", "--optim.learning_rate=1e-2", "--parallel.mesh=data:1"]
 SHAPE = ["--model.layers=1", "--model.width=8", "--model.heads=2", "--model.context=12"]
 
 
