@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.bert.network import make_guesser
@@ -46,10 +45,12 @@ def fill(job: Any, state: State, request: Any) -> int:
     )
   places_K = np.flatnonzero(tokens_L == mask_id(model.vocabulary)).astype(np.int32)
   params = jax.device_put(jax.device_get(state.extra.get("ema", state.params)))  # one device is enough
-  logits_KV = model.apply(
-    {"params": params}, jnp.asarray(tokens_L[None]), jnp.asarray(places_K[None]), train=False, method="guesses"
-  )[0]
-  probability_KV = np.asarray(jax.nn.softmax(logits_KV, axis=-1))[:, : tokenizer.size]
+
+  @jax.jit
+  def probabilities(params: Any, tokens_BL: jax.Array, places_BK: jax.Array) -> jax.Array:
+    return jax.nn.softmax(model.apply({"params": params}, tokens_BL, places_BK, train=False, method="guesses"), axis=-1)
+
+  probability_KV = np.asarray(probabilities(params, tokens_L[None], places_K[None])[0])[:, : tokenizer.size]
   for number, probability_V in enumerate(probability_KV, start=1):
     if len(places_K) > 1:
       print(f"{MASK} {number}")
