@@ -22,6 +22,7 @@ def supervised(
   target_center: float = 0.0,
   target_scale: float = 1.0,
   macro_f1: bool = False,
+  mirrored: bool = False,
 ) -> Task:
   """The task of a model of (x, *, train) → logits_BC, or predictions_B.
 
@@ -35,6 +36,7 @@ def supervised(
       in that unit; predictions, mse and mae are in the target's own.
     target_scale: the training targets' standard deviation.
     macro_f1: evaluate the mean of the classes' F1 scores too; of classifiers.
+    mirrored: outside training the logits are the mean of those of an image and of its mirror image.
   """
   regression = loss == "mean_squared_error"
 
@@ -87,7 +89,11 @@ def supervised(
 
   def outputs_of(state: State, batch: Batch) -> jax.Array:
     statistics = {name: value for name, value in state.extra.items() if name != "ema"}
-    return model.apply({"params": state.extra.get("ema", state.params), **statistics}, input_of(batch), train=False)
+    variables = {"params": state.extra.get("ema", state.params), **statistics}
+    outputs = model.apply(variables, input_of(batch), train=False)
+    if not mirrored:
+      return outputs
+    return (outputs + model.apply(variables, batch["image"][:, :, ::-1], train=False)) / 2
 
   def evaluate(state: State, batch: Batch) -> Sums:
     outputs = outputs_of(state, batch)
