@@ -19,6 +19,7 @@ from experiments import flags, inputs, origin, run_directory, sample
 from experiments.command import STOPPED, Definition, Request
 from experiments.schema import Experiment
 from research import loop, provenance, selection, steps
+from research.allocator import keep_freed_memory
 from research.checkpoint import Checkpoints
 from research.errors import UserError
 from research.models.table import parameter_count
@@ -40,6 +41,8 @@ def run(definition: Definition, request: Request) -> int:
   warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
   if request.config.run.compilation_cache:
     keep_compiled_programs()
+  if jax.default_backend() == "cpu":
+    keep_freed_memory()
   words = {"train": train, "eval": evaluate, "sample": sample.run, "preflight": preflight}
   return words[request.word](definition, request)
 
