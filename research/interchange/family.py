@@ -77,6 +77,9 @@ class Entry:
     return None if self.kind is int and not value else self.kind(value)
 
   def takes(self, value: Any) -> bool:
+    """Whether `write` has an entry for it: a 0 only where null is read as 0 again."""
+    if self.kind is int and not value:
+      return self.otherwise == 0
     return self.words is None or value in self.words.values()
 
 

@@ -345,6 +345,11 @@ def test_what_a_layout_cannot_express_is_never_written(change, message, tmp_path
     to_theirs(GPT2, fields, {"more": np.zeros(1)})
 
 
+def test_a_bert_without_kinds_of_token_is_no_bert_of_theirs():
+  fields, _ = drawn(OURS["bert"])
+  assert FAMILIES["bert"].differences({**fields, "token_types": 0}) == ["token_types=0"]
+
+
 def test_a_directory_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
   found = pretrained.load(DATA / "gpt2")
   target = tmp_path / "new"
