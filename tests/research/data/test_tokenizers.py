@@ -122,7 +122,7 @@ def test_another_end_more_tokens_and_room_for_yet_more(learned, tmp_path):
   ids = found.encode("a &&<eot>b")
   assert size in ids
   assert found.end in ids
-  assert found.bytes_V[ids].sum() == len("a &&b".encode())
+  assert found.bytes_V[ids].sum() == len(b"a &&b")
   assert found.decode([*ids.tolist(), size + 5]) == "a &&b"
   tokenizers.save(found, tmp_path / "kept.json")
   kept = tokenizers.load(tmp_path / "kept.json")
