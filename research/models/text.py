@@ -140,9 +140,19 @@ class TextTransformer(Embedded):
 
 
 def recurrent_layer(
-  x_BLD: jax.Array, length_B: jax.Array, *, cell: str, hidden: int, bidirectional: bool, dtype: layers.DType, name: str
+  x_BLD: jax.Array,
+  length_B: jax.Array | None,
+  *,
+  cell: str,
+  hidden: int,
+  bidirectional: bool,
+  dtype: layers.DType,
+  name: str,
 ) -> jax.Array:
-  """(B, L, D) → (B, L, hidden), or twice that from both ends; called within a module's compact method."""
+  """(B, L, D) → (B, L, hidden), or twice that from both ends; called within a module's compact method.
+
+  `length_B` says where each row ends; None: all are L long.
+  """
   make = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell}[cell]
 
   def network(direction: str, reverse: bool) -> nn.RNN:

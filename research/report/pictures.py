@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from research.report import tables
+from research.report import forecasts, tables
 from research.report.atomic import cannot_write, write_atomically
 from research.report.measures import say, say_number
 from research.report.panels import FLOOR, Line, Panel, panels
@@ -51,6 +51,8 @@ def write_all(run: Run, folder: Path) -> list[Path]:
       wanted["confusion.png"] = lambda: confusion_figure(counts, names)
     if len(found.get("worst_images", ())):
       wanted["mistakes.png"] = lambda: mistakes_figure(found)
+  elif "truth" in found:
+    wanted["forecasts.png"] = lambda: forecasts_figure(found)
   elif "target" in found:
     wanted["predictions.png"] = lambda: scatter_figure(found["target"], found["prediction"])
   return [write(folder / name, draw) for name, draw in wanted.items()]
@@ -189,4 +191,20 @@ def scatter_figure(target_N: np.ndarray, prediction_N: np.ndarray):
   if ends:
     axes.plot([min(ends), max(ends)], [min(ends), max(ends)], "--", color="#9aa1ab", linewidth=1)
   axes.set(xlabel="true", ylabel="predicted", title="predictions")
+  return figure
+
+
+def forecasts_figure(predictions: Mapping[str, np.ndarray]):
+  """Some forecasts against the truth, and the error by steps ahead, each beside the naive forecasts."""
+  colours = {"truth": "#8a929c", "forecast": COLOURS[0], "seasonal naive": COLOURS[2], "naive": COLOURS[4]}
+  shown = [(f"origin {origin:,}", drawn) for origin, drawn in forecasts.windows(predictions)]
+  shown.append(("mean absolute error by steps ahead", forecasts.error_by_step(predictions)))
+  rows = -(-len(shown) // 2)
+  figure = new_figure(10.4, 3.1 * rows)
+  for place, (title, drawn) in enumerate(shown):
+    axes = figure.add_subplot(rows, 2, place + 1)
+    for name, (xs, ys) in drawn.items():
+      axes.plot(xs, ys, "o-" if len(xs) == 1 else "-", color=colours[name], linewidth=1.6, label=name)
+    axes.set(title=title, xlabel="steps ahead")
+  figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
   return figure
