@@ -102,7 +102,29 @@ def open_series(
   validation_fraction: float = 0.0,
   test_fraction: float = 0.2,
 ) -> SeriesSplits:
-  """Opens `uri` (see series_sources.py) and cuts it in time.
+  """Opens `uri` (see series_sources.py) and cuts it in time, as `split` does.
+
+  Args:
+    target: csv: the column to forecast; "": the last one of numbers.
+    covariates: csv: other columns that are read, A,B; "*": all other columns of numbers.
+
+  Further arguments are those of `split`. Raises UserError for a source that is no series of numbers.
+  """
+  series = read_series(uri, target, covariates)
+  return split(
+    series,
+    context=context,
+    horizon=horizon,
+    season=season,
+    validation_fraction=validation_fraction,
+    test_fraction=test_fraction,
+  )
+
+
+def split(
+  series: Series, *, context: int, horizon: int, season: int, validation_fraction: float, test_fraction: float
+) -> SeriesSplits:
+  """Cuts a series in time.
 
   The test is the last round(test_fraction · T) of the T rows, halves rounding up, validation the same share of the
   rows before it, and training what remains. Every column is standardised by its training rows.
@@ -111,13 +133,9 @@ def open_series(
     context: L, rows that a forecast sees.
     horizon: H, values that it is of.
     season: rows of a season, at most `context`.
-    target: csv: the column to forecast; "": the last one of numbers.
-    covariates: csv: other columns that are read, A,B; "*": all other columns of numbers.
 
-  Raises UserError for a source that is no series of numbers, a split with no room for a window, and a target that is
-  the same throughout training.
+  Raises UserError for a split with no room for a window, and a target that is the same throughout training.
   """
-  series = read_series(uri, target, covariates)
   ends = boundaries(series, validation_fraction, test_fraction, context, horizon)
   values_TC, first_end = series.values_TC, ends["train"][1]
   rules = [table.standardiser(column_T) for column_T in values_TC[:first_end].T]
@@ -132,9 +150,9 @@ def open_series(
   check.finite(series.name, series.columns, standard_TC)
 
   parts = {}
-  for split, (first, last) in ends.items():
-    parts[split] = SeriesWindows(
-      f"the {split} split of {series.name}",
+  for name, (first, last) in ends.items():
+    parts[name] = SeriesWindows(
+      f"the {name} split of {series.name}",
       standard_TC[max(0, first - context) : last],
       series.columns,
       context,
@@ -162,15 +180,15 @@ def boundaries(
   """{split: (its first row, the row after its last)}, in time. Raises UserError where a split has no window."""
   train = size = len(series.values_TC)
   ends = {}
-  for split, fraction in (("test", test_fraction), ("validation", validation_fraction)):
+  for name, fraction in (("test", test_fraction), ("validation", validation_fraction)):
     if fraction:
       taken = int(np.floor(fraction * train + 0.5))
       if taken < horizon:
         raise UserError(
-          f"data: the {split} split of {series.name} would have {taken:,} of its {size:,} rows, fewer than a horizon of"
-          f" {horizon}; give more to --data.{split}_fraction={fraction:g}, or 0 for none"
+          f"data: the {name} split of {series.name} would have {taken:,} of its {size:,} rows, fewer than a horizon of"
+          f" {horizon}; give more to --data.{name}_fraction={fraction:g}, or 0 for none"
         )
-      ends[split], train = (train - taken, train), train - taken
+      ends[name], train = (train - taken, train), train - taken
   if train < context + horizon:
     room = train - horizon
     fitting = f"--series.context={room} would fit" if room >= 1 else f"--series.horizon={max(1, train - 1)} is the most"
