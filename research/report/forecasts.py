@@ -29,7 +29,7 @@ def section(predictions: Mapping[str, np.ndarray]) -> str:
   cards += [_card(f"from origin {origin:,}", drawn) for origin, drawn in windows(predictions)]
   values = "1 value" if horizon == 1 else f"{horizon:,} values"
   return (
-    f'<h2>Forecasts</h2><p class="lead">From each of {count:,} origins {values}, in the series’ own unit. The naive'
+    f'<h2>Forecasts</h2><p class="lead">{values} from each of {count:,} origins, in the series’ own unit. The naive'
     " forecast is the last value, the seasonal naive one the last season, again and again.</p>"
     f'<div class="charts">{"".join(cards)}</div>'
   )
