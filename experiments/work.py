@@ -301,7 +301,8 @@ def _rows(job: Job, state: State):
 
 def _headline(job: Job) -> str:
   split = next((name for name in ("validation", "test") if name in job.data.evaluation), "train")
-  return f"{split}/{'accuracy' if job.data.splits.train.schema.class_names else 'loss'}"
+  usual = "accuracy" if job.data.splits.train.schema.class_names else "loss"
+  return f"{split}/{job.task.headline or usual}"
 
 
 def _header(request: Request, job: Job, abstract: State) -> dict[str, str]:
