@@ -40,11 +40,13 @@ def flagship(dtype: str = "float32") -> turns.Run:
 
   from experiments.schema import Optim
   from research import optim
+  from research.allocator import keep_freed_memory
   from research.language import language_modelling
   from research.models.language_model import LanguageModel
   from research.models.transformer_config import Config
   from research.task import step_key
 
+  keep_freed_memory()  # as experiments.work does
   config = Config(layers=LAYERS, width=WIDTH, heads=HEADS, bias=False, unroll=LAYERS, dtype=dtype)
   rule = Optim(
     name="adamw", learning_rate=RATE, schedule="constant", beta2=BETAS[1], weight_decay=DECAY, clip_norm=CLIP

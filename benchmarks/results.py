@@ -72,6 +72,10 @@ ROWS = (
   Row("bert", "docstrings_classify", 3, "test/macro_f1", vary=LABELS),
   Row("bert", "docstrings_classify", 3, vary=LABELS, start="bert-docstrings"),
   Row("bert", "docstrings_classify", 3, "test/macro_f1", vary=LABELS, start="bert-docstrings"),
+  Row("forecast", "seasonal_lstm", 3, "test/mae"),
+  Row("forecast", "seasonal_lstm", 3, "test/seasonal_naive_mae"),
+  Row("forecast", "seasonal_gru", 3, "test/mae"),
+  Row("forecast", "seasonal_transformer", 3, "test/mae"),
 )
 SHARES = ("accuracy", "macro_f1", "high_quality", "precision", "recall")
 
@@ -98,6 +102,8 @@ def line(row: Row, results: list[Mapping]) -> str:
     told = f"**{mean:.2f} ± {spread:.2f} %** | {low:.2f} – {high:.2f} %"
   elif row.metric.endswith("gap"):
     told = f"**{statistics.mean(values):.1e}** | {min(values):.1e} – {max(values):.1e}"
+  elif row.metric.endswith("mae"):
+    told = f"**{statistics.mean(values):.4f} ± {spread:.4f}** | {min(values):.4f} – {max(values):.4f}"
   else:
     told = f"**{statistics.mean(values):.2f} ± {spread:.2f}** | {min(values):.2f} – {max(values):.2f}"
   told_seconds = f"{statistics.median(seconds):.0f} s ({min(seconds):.0f} – {max(seconds):.0f})"

@@ -1,5 +1,5 @@
-"""The command line that every experiment shares: --config, --help, --list, and the words train, eval, sample and
-preflight.
+"""The command line that every experiment shares: --config, --help, --list, and the words train, eval, sample, export
+and preflight.
 """
 
 import contextlib
@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments import flags, manual
+from experiments import interchange as exchange
 from experiments import origin as origins
 from experiments.sample import Sampling
 from experiments.schema import Experiment
 from research.errors import UserError
 
-WORDS = ("train", "eval", "sample", "preflight")
+WORDS = ("train", "eval", "sample", "export", "preflight")
 HELP = ("-h", "--help", "-help")
 STOPPED = 75
 FILES = ("csv", "npz", "idx", "folder", "text", "jsonl")  # sources that are a path
@@ -42,6 +43,7 @@ class Definition:
     sampling: the dataclass of the word sample's own flags.
     generate: (job, state, request) → exit code: what the word sample does, where it is not to write `task.sample`'s
       pictures into files.
+    interchange: the Hugging Face layouts that --init_from=hf:DIR reads and the word export writes.
   """
 
   name: str
@@ -54,6 +56,7 @@ class Definition:
   heads: tuple[str, ...] = ("head",)
   sampling: type[Sampling] = Sampling
   generate: Callable[[Any, Any, "Request"], int] | None = None
+  interchange: exchange.Interchange | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Request:
   workdir: Path
   line: tuple[str, ...]  # the command as typed, for the record
   sampling: Sampling = dataclasses.field(default_factory=Sampling)  # what the word sample was told
+  exporting: exchange.Exporting = dataclasses.field(default_factory=exchange.Exporting)  # and the word export
 
 
 def main(definition: Definition, arguments: Sequence[str] | None = None) -> int:
@@ -76,6 +80,7 @@ def main(definition: Definition, arguments: Sequence[str] | None = None) -> int:
   try:
     if set(HELP) & set(arguments) or arguments[:1] == ["help"]:
       rest, _ = split_off(definition.sampling, [argument for argument in arguments if argument not in (*HELP, "help")])
+      rest, _ = split_off(exchange.Exporting, rest)
       print(manual.help_text(definition, expand(definition, rest)[0]))
       return 0
     if "--list" in arguments:
@@ -102,7 +107,9 @@ def main(definition: Definition, arguments: Sequence[str] | None = None) -> int:
 def read(definition: Definition, arguments: Sequence[str]) -> Request:
   """Command line → request. Raises UserError for anything that is wrong with it."""
   rest, own = split_off(definition.sampling, arguments)
+  rest, places = split_off(exchange.Exporting, rest)
   sampling, _ = flags.parse(definition.sampling, own)
+  exporting, _ = flags.parse(exchange.Exporting, places)
   expanded, origin, workdir = expand(definition, rest)
   config, words = flags.parse(definition.schema, expanded)
   word = words[0] if words else "train"
@@ -114,8 +121,14 @@ def read(definition: Definition, arguments: Sequence[str]) -> Request:
   if own and word != "sample":
     example = f"python -m experiments.{definition.name} sample --config=RUN --count=64"
     raise UserError(f"flags: {own[0]} belongs to the command sample, not to {word}: {example}")
+  if places and word != "export":
+    example = f"python -m experiments.{definition.name} export --config=RUN {places[0]}"
+    raise UserError(f"flags: {places[0]} belongs to the command export, not to {word}: {example}")
+  if word == "export":
+    exchange.check_word(definition, exporting)
   line = ("python", "-m", f"experiments.{definition.name}", *arguments)
-  return Request(word, anywhere(config), workdir or default_workdir(definition, config, origin), line, sampling)
+  workdir = workdir or default_workdir(definition, config, origin)
+  return Request(word, anywhere(config), workdir, line, sampling, exporting)
 
 
 def split_off(schema: type, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -141,9 +154,9 @@ def anywhere(config: Experiment) -> Experiment:
   path, question, options = rest.partition("?")
   source = f"{kind}:{_absolute(path)}{question}{options}" if kind in FILES and path else data.source
   changed = {"source": source, "dir": _absolute(data.dir), "cache_dir": _absolute(data.cache_dir)}
-  config = dataclasses.replace(
-    config, data=dataclasses.replace(data, **changed), init_from=_absolute(config.init_from)
-  )
+  pretrained = exchange.directory_of(config.init_from)
+  init_from = _absolute(config.init_from) if pretrained is None else f"{exchange.PREFIX}{_absolute(str(pretrained))}"
+  config = dataclasses.replace(config, data=dataclasses.replace(data, **changed), init_from=init_from)
   metrics = getattr(config, "metrics", None)  # of experiments that another run judges
   if metrics is not None and os.path.isdir(Path(metrics.features).expanduser()) and metrics.features:
     config = dataclasses.replace(config, metrics=dataclasses.replace(metrics, features=_absolute(metrics.features)))

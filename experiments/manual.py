@@ -6,6 +6,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from experiments import flags
+from experiments.interchange import Exporting
 
 if TYPE_CHECKING:
   from experiments.command import Definition
@@ -15,7 +16,7 @@ def help_text(definition: "Definition", arguments: list[str]) -> str:
   """The manual: usage, presets, then the flags group by group with the values that `arguments` give them."""
   config, _ = flags.parse(definition.schema, arguments)
   width = min(shutil.get_terminal_size().columns, 120)
-  name = f"python -m experiments.{definition.name}"
+  name, exported = f"python -m experiments.{definition.name}", definition.interchange is not None
   lines = [
     (definition.about or "").strip().splitlines()[0],
     "",
@@ -23,6 +24,7 @@ def help_text(definition: "Definition", arguments: list[str]) -> str:
     f"  {name} [train] --config=PRESET [--flag=value …]   train, or go on where a stopped run was",
     f"  {name} eval --config=RUN                          evaluate a run's last checkpoint",
     f"  {name} sample --config=RUN                        pictures or texts that a run makes, as files",
+    *([f"  {name} export --config=RUN --to=DIRECTORY         the model for transformers, as safetensors"] * exported),
     f"  {name} preflight --config=PRESET                  parameters, FLOPs and memory; trains nothing",
     "",
     "  --config=NAME|PATH|RUN    a preset, a flag file, or a run's directory; flags after it override it",
@@ -39,9 +41,10 @@ def help_text(definition: "Definition", arguments: list[str]) -> str:
       group = leaf.group
       lines += ["", _heading(definition, group)]
     lines += _flag_lines(leaf, found[leaf.name], width)
-  lines += ["", _heading(definition, definition.sampling)]
-  for leaf in flags.leaves(definition.sampling):
-    lines += _flag_lines(leaf, leaf.field.default, width)
+  for words_own in (definition.sampling, *([Exporting] * exported)):
+    lines += ["", _heading(definition, words_own)]
+    for leaf in flags.leaves(words_own):
+      lines += _flag_lines(leaf, leaf.field.default, width)
   return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""What --init_from names: another run, whose parameters this one begins with in place of a draw.
+"""What --init_from names: another run, or hf:DIR, whose parameters this one begins with in place of a draw.
 
 Arrays go over by their names. Only what a definition calls its heads may be missing, left over, or of another shape.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import flags, run_directory
+from experiments import flags, interchange, run_directory
 from research.checkpoint import Checkpoints, named
 from research.errors import UserError
 from research.task import State
@@ -21,7 +21,9 @@ _SHOWN = 6  # arrays in an error line
 
 
 def model_flags(definition: Any, value: str) -> list[str]:
-  """The --model flags of the run `value`, as they stand in its run.flags, where this experiment has them."""
+  """The --model flags of `value`, as run.flags or config.json has them, where this experiment has them."""
+  if (pretrained := interchange.directory_of(value)) is not None:
+    return interchange.model_flags(definition, pretrained)
   directory = _run(definition, value)
   known = {leaf.name for leaf in flags.leaves(definition.schema)}
   lines = flags.read_lines(directory / "run.flags")
@@ -29,23 +31,31 @@ def model_flags(definition: Any, value: str) -> list[str]:
 
 
 def arrays(
-  definition: Any, value: str, splits: Any, abstract: State, say: Callable[[str], None]
+  definition: Any, config: Any, splits: Any, abstract: State, say: Callable[[str], None]
 ) -> dict[str, np.ndarray]:
-  """{path in the state: array} of the run `value`: its best checkpoint's, averaged parameters where it has them.
+  """{path in the state: array} of --init_from: of a run its best checkpoint's, averaged parameters where it has them.
 
   Args:
     definition: the experiment.
-    value: the run's directory.
-    splits: refuse a run whose tokens mean something else.
+    config: its flags.
+    splits: refuse an origin whose tokens mean something else.
     abstract: the state that is to begin with them.
     say: is told what stays as it was drawn.
 
   Raises:
     UserError: there is no such run or checkpoint, or an array that is no head's has no partner; all are named.
   """
-  directory = _run(definition, value)
-  splits.check_origin(directory)
-  ours, theirs = named({"params": abstract.params, "extra": abstract.extra}), _arrays(directory)
+  value = config.init_from
+  if (pretrained := interchange.directory_of(value)) is not None:
+    splits.check_origin(pretrained)
+    theirs, left_out = interchange.arrays(definition, pretrained, config, splits)
+    if left_out:
+      say(f"left out of {value}: {', '.join(left_out)}")
+  else:
+    directory = _run(definition, value)
+    splits.check_origin(directory)
+    theirs = _arrays(directory)
+  ours = named({"params": abstract.params, "extra": abstract.extra})
   averaged = {name: f"params/{name.removeprefix(_AVERAGE)}" for name in ours if name.startswith(_AVERAGE)}
   taken, drawn, wrong = {}, [], []
   for name, array in ours.items():
@@ -78,10 +88,10 @@ def begin(state: State, taken: dict[str, np.ndarray]) -> State:
 
 
 def kept(value: str, workdir: Path | None, file: str) -> Path:
-  """Where `file` stands, which a run keeps: in `workdir` where it is there already, else in the run `value`."""
+  """Where `file` stands, which a run keeps: in `workdir` where it is there already, else in --init_from's `value`."""
   if workdir is not None and (workdir / file).exists():
     return workdir / file
-  path = Path(value).expanduser() / file
+  path = (interchange.directory_of(value) or Path(value).expanduser()) / file
   if not path.exists():
     raise UserError(f"init_from: {value} has no {file}")
   return path

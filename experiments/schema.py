@@ -129,7 +129,9 @@ class Experiment:
   pixels: ClassVar[str] = "standardised"
 
   seed: int = flag(0, "seed of parameters, order, augmentation and dropout", low=0, high=2**32 - 1)
-  init_from: str = flag("", "a run whose parameters this one starts from: its directory; takes its --model flags too")
+  init_from: str = flag(
+    "", "what to start from, with its --model flags: a run's directory, or hf:DIR (a Hugging Face directory)"
+  )
   run: Run = dataclasses.field(default_factory=Run)
   data: Data = dataclasses.field(default_factory=Data)
   optim: Optim = dataclasses.field(default_factory=Optim)

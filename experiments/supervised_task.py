@@ -23,6 +23,7 @@ def make_task(
   *,
   sigmoid: bool = False,
   macro_f1: bool = False,
+  mirrored: bool = False,
 ) -> Task:
   """Softmax cross-entropy for labels (sigmoid's where asked), mean squared error for targets."""
   regression = splits.train.schema.output == "target"
@@ -35,6 +36,7 @@ def make_task(
     target_center=splits.target_mean or 0.0,
     target_scale=splits.target_std or 1.0,
     macro_f1=macro_f1,
+    mirrored=mirrored,
   )
 
 

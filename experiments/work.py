@@ -1,4 +1,6 @@
-"""What the words do: train, eval, preflight and (in sample.py) sample, from a parsed request to an exit code."""
+"""What the words do: train, eval, preflight and (in files of their own) sample and export, from a parsed request to an
+exit code.
+"""
 
 import contextlib
 import dataclasses
@@ -15,10 +17,11 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from experiments import flags, inputs, origin, run_directory, sample
+from experiments import flags, inputs, interchange, origin, run_directory, sample
 from experiments.command import STOPPED, Definition, Request
 from experiments.schema import Experiment
 from research import loop, provenance, selection, steps
+from research.allocator import keep_freed_memory
 from research.checkpoint import Checkpoints
 from research.errors import UserError
 from research.models.table import parameter_count
@@ -40,7 +43,11 @@ def run(definition: Definition, request: Request) -> int:
   warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
   if request.config.run.compilation_cache:
     keep_compiled_programs()
-  words = {"train": train, "eval": evaluate, "sample": sample.run, "preflight": preflight}
+  if jax.default_backend() == "cpu":
+    keep_freed_memory()
+  words = {
+    "train": train, "eval": evaluate, "sample": sample.run, "export": interchange.export, "preflight": preflight
+  }  # fmt: skip
   return words[request.word](definition, request)
 
 
@@ -126,7 +133,7 @@ def first_arrays(definition: Definition, job: Job, workdir: Path) -> dict[str, A
   """What --init_from gives a run that has no checkpoint of its own yet; {} where nothing is asked for."""
   if not job.config.init_from or run_directory.has_checkpoint(workdir):
     return {}
-  return origin.arrays(definition, job.config.init_from, job.data.splits, job.abstract_state, print)
+  return origin.arrays(definition, job.config, job.data.splits, job.abstract_state, print)
 
 
 def judged(definition: Definition, job: Job, workdir: Path) -> Job:
@@ -294,7 +301,8 @@ def _rows(job: Job, state: State):
 
 def _headline(job: Job) -> str:
   split = next((name for name in ("validation", "test") if name in job.data.evaluation), "train")
-  return f"{split}/{'accuracy' if job.data.splits.train.schema.class_names else 'loss'}"
+  usual = "accuracy" if job.data.splits.train.schema.class_names else "loss"
+  return f"{split}/{job.task.headline or usual}"
 
 
 def _header(request: Request, job: Job, abstract: State) -> dict[str, str]:

@@ -12,6 +12,14 @@ def mean_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
   return squares.reshape(squares.shape[0], -1).mean(axis=1)
 
 
+def mean_absolute_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+  """|prediction − target|, averaged over every axis but the first. (B, …) and the same shape → (B,) float32."""
+  if predictions.shape != targets.shape:
+    raise ValueError(f"mean_absolute_error: predictions {predictions.shape} against targets {targets.shape}")
+  errors = jnp.abs(predictions.astype(jnp.float32) - targets.astype(jnp.float32))
+  return errors.reshape(errors.shape[0], -1).mean(axis=1)
+
+
 def sigmoid_cross_entropy(logits_B: jax.Array, labels_B: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
   """−z·log σ(x) − (1−z)·log(1−σ(x)), one binary decision an example.
 

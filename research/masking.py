@@ -124,7 +124,7 @@ class Masking:
 
 def masking_of(tokenizer: Tokenizer, mask: int, *, share: float = 0.15, whole_words: bool = False) -> Masking:
   """The masking of texts of `tokenizer`; `mask` is an id beyond its own. UserError for an impossible share."""
-  ordinary_V = np.ones(tokenizer.size, bool)
-  special = [i for i in (tokenizer.end, getattr(tokenizer, "unknown", None)) if i is not None and i >= 0]
-  ordinary_V[special] = False
+  ordinary_V = tokenizer.bytes_V > 0  # a text's end stands for none, nor does what fills up a vocabulary
+  if (unknown := getattr(tokenizer, "unknown", None)) is not None:
+    ordinary_V[unknown] = False
   return Masking(mask, ordinary_V, *word_edges(tokenizer), share, whole_words)

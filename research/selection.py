@@ -3,7 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 
-LOWER_IS_BETTER = ("loss", "mse", "mae", "error", "perplexity", "distance", "divergence", "bits_per_byte", "gap")
+LOWER_IS_BETTER = (
+  "loss", "mse", "mae", "mase", "error", "perplexity", "distance", "divergence", "bits_per_byte", "gap"
+)  # fmt: skip
 
 
 def lower_is_better(metric: str) -> bool:

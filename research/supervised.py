@@ -11,6 +11,8 @@ from research import losses, metrics, optim
 from research.flops import training_flops
 from research.task import Batch, Key, Metrics, State, Sums, Task
 
+_ERRORS = {"mean_squared_error": losses.mean_squared_error, "mean_absolute_error": losses.mean_absolute_error}
+
 
 def supervised(
   model: nn.Module,
@@ -22,25 +24,28 @@ def supervised(
   target_center: float = 0.0,
   target_scale: float = 1.0,
   macro_f1: bool = False,
+  mirrored: bool = False,
 ) -> Task:
   """The task of a model of (x, *, train) → logits_BC, or predictions_B.
 
   Args:
     model: may keep "batch_stats", and draw from the rng "dropout" in training.
     optimizer: from research.optim.
-    loss: "softmax" over logits_BC, "sigmoid" of logits_B with labels 0 and 1, "mean_squared_error" of predictions_B.
+    loss: "softmax" over logits_BC, "sigmoid" of logits_B with labels 0 and 1, "mean_squared_error" or
+      "mean_absolute_error" of predictions_B.
     micro_batches: parts of a batch whose gradients are accumulated.
     ema_decay: decay of the averaged parameters that evaluation uses; 0 for none.
     target_center: the training targets' mean. A regression's model learns (target − center) / scale, and its loss is
       in that unit; predictions, mse and mae are in the target's own.
     target_scale: the training targets' standard deviation.
     macro_f1: evaluate the mean of the classes' F1 scores too; of classifiers.
+    mirrored: outside training the logits are the mean of those of an image and of its mirror image.
   """
-  regression = loss == "mean_squared_error"
+  regression = loss in _ERRORS
 
   def losses_of(outputs: jax.Array, batch: Batch) -> jax.Array:
     if regression:
-      return losses.mean_squared_error(outputs, (batch["target"] - target_center) / target_scale)
+      return _ERRORS[loss](outputs, (batch["target"] - target_center) / target_scale)
     if loss == "sigmoid":
       soft = batch.get("label_probabilities")
       return losses.sigmoid_cross_entropy(outputs, batch["label"] if soft is None else soft[:, 1])
@@ -87,7 +92,11 @@ def supervised(
 
   def outputs_of(state: State, batch: Batch) -> jax.Array:
     statistics = {name: value for name, value in state.extra.items() if name != "ema"}
-    return model.apply({"params": state.extra.get("ema", state.params), **statistics}, input_of(batch), train=False)
+    variables = {"params": state.extra.get("ema", state.params), **statistics}
+    outputs = model.apply(variables, input_of(batch), train=False)
+    if not mirrored:
+      return outputs
+    return (outputs + model.apply(variables, batch["image"][:, :, ::-1], train=False)) / 2
 
   def evaluate(state: State, batch: Batch) -> Sums:
     outputs = outputs_of(state, batch)

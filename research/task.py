@@ -49,6 +49,7 @@ class Task:
     sample: (state, key, count) → about `count` pictures or texts to look at. One key gives one choice of noise, so
       samples of different steps can be compared.
     flops: batch → analytic model FLOPs of one step.
+    headline: the measure that a report shows first; "": accuracy where there are classes, else loss.
   """
 
   init: Callable[[Key, Batch], State]
@@ -60,6 +61,7 @@ class Task:
   judge: Callable[[State, Key], dict[str, float]] | None = None
   sample: Callable[[State, Key, int], Sample] | None = None
   flops: Callable[[Batch], float] | None = None
+  headline: str = ""
 
 
 def step_key(seed: int, step: jax.Array) -> Key:

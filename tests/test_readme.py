@@ -57,17 +57,19 @@ def png(array: np.ndarray) -> bytes:
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory):
-  """A directory with what the README's commands expect: prepared sets, a table, and two finished runs."""
+  """A directory with what the README's commands expect: prepared sets, tables, and some finished runs."""
   folder = tmp_path_factory.mktemp("readme")
   prepared(folder / "tfds", "cifar10", (32, 32, 3), 10)
   prepared(folder / "tfds", "fashion_mnist", (28, 28, 1), 10)
   rows = "\n".join(f"{i % 7},{i % 5}.5,{'red' if i % 2 else 'blue'},{'yes' if i % 3 else 'no'}" for i in range(60))
   (folder / "flowers.csv").write_text("a,b,colour,species\n" + rows + "\n")
+  (folder / "demand.csv").write_text("time,demand\n" + "".join(f"{i:04},{i % 24}.{i % 7}\n" for i in range(400)))
   run(folder, ["python", "-m", "experiments.cnn", "--config=digits"])
   run(folder, ["python", "-m", "experiments.cnn", "--config=digits", "--optim.learning_rate=0.01"])
   run(folder, ["python", "-m", "experiments.gan", "--config=digits"])
   run(folder, ["python", "-m", "experiments.gpt", "--config=stdlib"])
   run(folder, ["python", "-m", "experiments.bert", "--config=docstrings"])
+  run(folder, ["python", "-m", "experiments.forecast", "--config=seasonal_gru"])
   return folder
 
 

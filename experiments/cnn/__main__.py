@@ -35,6 +35,7 @@ class Model:
   residual_convs: str = flag("", "fast: convolutions in each stage's residual branch, such as 2,0,2")
   space_to_depth: bool = flag(False, "fast: fold squares of 2×2 pixels into channels first")
   large_images: bool = flag(False, "resnet: the stem for 224 pixels instead of the one for 32")
+  mirrored: bool = flag(False, "outside training, average the logits of an image and of its mirror image")
   dtype: str = flag("float32", "what is computed in; parameters stay float32", choices=("float32", "bfloat16"))
 
 
@@ -63,7 +64,7 @@ def build(config: Config, splits: Splits, total_steps: int) -> Task:
   network = make_network(config.model, outputs(splits))
   if hasattr(network, "check"):
     network.check(image_shape)
-  return make_task(config, splits, total_steps, network)
+  return make_task(config, splits, total_steps, network, mirrored=config.model.mirrored)
 
 
 def make_network(model: Model, classes: int) -> nn.Module:

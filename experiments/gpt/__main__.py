@@ -8,10 +8,14 @@ from experiments import origin
 from experiments.command import Definition, main
 from experiments.gpt.network import Model, make_network
 from experiments.gpt.writing import Prompting, sampler, write
+from experiments.interchange import Interchange, tokenizer_files
 from experiments.schema import Data, Experiment, flag
 from research import optim
 from research.data.text import FILE, TextSplits, open_text
 from research.errors import UserError
+from research.interchange.family import fields_of
+from research.interchange.gpt2 import GPT2
+from research.interchange.llama import LLAMA, MISTRAL, QWEN3
 from research.language import Weights, language_modelling
 from research.task import Task
 
@@ -98,6 +102,11 @@ EXPERIMENT = Definition(
   sampling=Prompting,
   generate=write,
   heads=(),
+  interchange=Interchange(
+    (GPT2, LLAMA, MISTRAL, QWEN3),
+    lambda config, splits: fields_of(make_network(config.model, splits.tokenizer)),
+    tokenizer_files,
+  ),
 )
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ _TYPO_SHARE = 0.95  # of a column's cells are numbers: then the others are slips
 
 
 @dataclasses.dataclass(frozen=True)
-class _Rows:
+class Rows:
+  """A table as text: every row has as many cells as the header."""
+
   path: Path
   header: list[str]
   cells: list[list[str]]
@@ -44,7 +46,7 @@ def open_dataset(rest: str, options: Options) -> Dataset:
   """
   file, _, query = rest.partition("?")
   drop = _dropped(rest, query)
-  rows = _read(nearest.existing(file, "file"))
+  rows = read_rows(nearest.existing(file, "file"))
   name = f"csv:{file}"
   target, kind = _target(rows, options.target)
   for column in drop:
@@ -86,7 +88,8 @@ def _dropped(rest: str, query: str) -> set[str]:
   return {column for text in options.get("drop", []) for column in text.split(",")}
 
 
-def _read(path: Path) -> _Rows:
+def read_rows(path: Path) -> Rows:
+  """The table at `path`, separated by commas, semicolons or tabs. Raises UserError for what is ragged or no table."""
   cells, lines = [], []
   try:
     with path.open(newline="", encoding="utf-8-sig") as stream:
@@ -117,10 +120,10 @@ def _read(path: Path) -> _Rows:
       raise UserError(f"data: {path} line {line} has {len(row)} fields, the header has {len(header)}")
   if len(cells) == 1:
     raise UserError(f"data: {path} has a header but no rows")
-  return _Rows(path, header, cells[1:], lines[1:])
+  return Rows(path, header, cells[1:], lines[1:])
 
 
-def _target(rows: _Rows, asked: str) -> tuple[str, str]:
+def _target(rows: Rows, asked: str) -> tuple[str, str]:
   """(column, "class", "number" or "")."""
   if asked:
     column, _, kind = asked.rpartition(":")
@@ -135,20 +138,20 @@ def _target(rows: _Rows, asked: str) -> tuple[str, str]:
   return (usual[0] if len(usual) == 1 else rows.header[-1]), ""
 
 
-def _place(rows: _Rows, column: str, problem: str) -> int:
+def _place(rows: Rows, column: str, problem: str) -> int:
   if column not in rows.header:
     raise UserError(f"data: {rows.path}: {problem} {column!r}{nearest.hint(column, rows.header)}")
   return rows.header.index(column)
 
 
-def _outputs(rows: _Rows, target: str, kind: str) -> tuple[np.ndarray, tuple[str, ...]]:
+def _outputs(rows: Rows, target: str, kind: str) -> tuple[np.ndarray, tuple[str, ...]]:
   """Class numbers and class names, or numbers and ()."""
   place = rows.header.index(target)
   texts = [row[place] for row in rows.cells]
   for text, line in zip(texts, rows.lines, strict=True):
     if text.lower() in _MISSING:
       raise UserError(f"data: {rows.path} line {line}: the target, column {target!r}, is missing")
-  parsed = _numbers(rows, place, required=kind == "number")
+  parsed = numbers(rows, place, required=kind == "number")
   if parsed is None:
     codes_N, class_names = _codes(rows, place)
     if _identifies(class_names, codes_N):
@@ -165,16 +168,16 @@ def _outputs(rows: _Rows, target: str, kind: str) -> tuple[np.ndarray, tuple[str
   return np.searchsorted(distinct, parsed), class_names
 
 
-def _column(rows: _Rows, place: int) -> tuple[tuple[str, ...], np.ndarray]:
+def _column(rows: Rows, place: int) -> tuple[tuple[str, ...], np.ndarray]:
   """((), numbers with NaN where missing), or (categories, codes with MISSING)."""
-  parsed = _numbers(rows, place, required=False)
+  parsed = numbers(rows, place, required=False)
   if parsed is not None:
     return (), parsed
   codes_N, categories = _codes(rows, place)
   return categories, codes_N
 
 
-def _numbers(rows: _Rows, place: int, required: bool) -> np.ndarray | None:
+def numbers(rows: Rows, place: int, required: bool) -> np.ndarray | None:
   """The column as float64, NaN where missing; None if it holds texts. Raises UserError for NaN, an infinity, or a text
   where numbers are `required` or nearly all cells are numbers."""
   column, numbers, text = rows.header[place], np.full(len(rows.cells), np.nan), None
@@ -202,7 +205,7 @@ def _numbers(rows: _Rows, place: int, required: bool) -> np.ndarray | None:
   return None
 
 
-def _codes(rows: _Rows, place: int) -> tuple[np.ndarray, tuple[str, ...]]:
+def _codes(rows: Rows, place: int) -> tuple[np.ndarray, tuple[str, ...]]:
   texts = [row[place] for row in rows.cells]
   categories = tuple(sorted({text for text in texts if text.lower() not in _MISSING}))
   number = {text: code for code, text in enumerate(categories)}

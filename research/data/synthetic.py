@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -17,6 +17,7 @@ from research.data.source import ArraySource, Dataset, Feature, Options, Schema
 from research.errors import UserError
 
 _RULE = "synthetic 1"  # part of the fingerprint: raise it when the same options would give other numbers
+_LOWEST = {"size": 1, "classes": 1, "modes": 1, "side": 1, "period": 1, "seed": 0, "noise": 0.0, "sigma": 0.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ def open_dataset(rest: str, options: Options) -> Dataset:
   name, _, query = rest.partition("?")
   if name not in SETS:
     raise UserError(f"data: no dataset 'synthetic:{name}'{nearest.hint(name, SETS)}")
-  chosen = _options(name, query)
+  chosen = read_options(SETS, name, query)
   made = SETS[name](**chosen)
   output, dtype = ("label", "int32") if made.classes else ("target", "float32")
   width = made.features_ND.shape[1]
@@ -123,7 +124,7 @@ def mixture(source: str) -> Mixture | None:
   if kind != "synthetic" or name not in MIXTURES:
     return None
   wanted = inspect.signature(MIXTURES[name]).parameters
-  return MIXTURES[name](**{key: value for key, value in _options(name, query).items() if key in wanted})
+  return MIXTURES[name](**{key: value for key, value in read_options(SETS, name, query).items() if key in wanted})
 
 
 def _polar(radius_N: np.ndarray, angle_N: np.ndarray) -> np.ndarray:
@@ -134,9 +135,9 @@ def _generator(seed: int) -> np.random.Generator:
   return np.random.Generator(np.random.Philox(key=seed))
 
 
-def _options(name: str, query: str) -> dict[str, int | float]:
-  """The set's defaults with those of `query` over them; types and names come from its function's signature."""
-  parameters = inspect.signature(SETS[name]).parameters
+def read_options(sets: Mapping[str, Callable], name: str, query: str) -> dict[str, int | float]:
+  """The defaults of sets[name] with those of `query` over them; types and names come from its function's signature."""
+  parameters = inspect.signature(sets[name]).parameters
   chosen = {key: parameter.default for key, parameter in parameters.items()}
   for key, text in parse_qsl(query, keep_blank_values=True):
     if key not in chosen:
@@ -147,7 +148,7 @@ def _options(name: str, query: str) -> dict[str, int | float]:
     except ValueError:
       what = "an integer" if kind is int else "a number"
       raise UserError(f"data: synthetic:{name}: {key}={text!r} is not {what}") from None
-    lowest = {"size": 1, "classes": 1, "modes": 1, "side": 1, "seed": 0, "noise": 0.0, "sigma": 0.0}.get(key, -np.inf)
+    lowest = _LOWEST.get(key, -np.inf)
     if not lowest <= chosen[key] < np.inf:
       raise UserError(f"data: synthetic:{name}: {key}={text} must be finite and at least {lowest}")
   return chosen

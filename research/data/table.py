@@ -87,7 +87,7 @@ def fit(columns: Sequence[Column], train: Source) -> Encode:
       names += [f"{column.name}={column.categories[c] if c != MISSING else '(missing)'}" for c in seen]
       code += 1
     else:
-      encoders.append(("numbers", number, _standardiser(numbers_NK[:, number])))
+      encoders.append(("numbers", number, standardiser(numbers_NK[:, number])))
       names.append(column.name)
       number += 1
   if not names:
@@ -101,7 +101,7 @@ def fit(columns: Sequence[Column], train: Source) -> Encode:
     for kind, position, rule in encoders:
       column_N = raw[kind][:, position]
       with np.errstate(over="ignore"):  # what overflows is infinite, and the check below names its column
-        encoded_NW = column_N[:, None] == rule if kind == "codes" else _standardised(column_N, *rule)[:, None]
+        encoded_NW = column_N[:, None] == rule if kind == "codes" else standardised(column_N, *rule)[:, None]
         features_ND[:, start : start + encoded_NW.shape[1]] = encoded_NW
       start += encoded_NW.shape[1]
     check.finite(source.name, tuple(names), features_ND)
@@ -131,7 +131,7 @@ def class_names_of(labels_N: np.ndarray, name: str) -> tuple[str, ...]:
   return tuple(str(number) for number in range(int(labels_N.max()) + 1))
 
 
-def _standardiser(column_N: np.ndarray) -> tuple[float, float]:
+def standardiser(column_N: np.ndarray) -> tuple[float, float]:
   """(mean, std) in float64 over the numbers that are not missing; std 0 marks a constant column, exactly."""
   present_N = column_N[~np.isnan(column_N)]
   if present_N.size == 0 or present_N.min() == present_N.max():
@@ -140,7 +140,8 @@ def _standardiser(column_N: np.ndarray) -> tuple[float, float]:
   return float((present_N / scale).mean() * scale), float((present_N / scale).std() * scale)
 
 
-def _standardised(column_N: np.ndarray, mean: float, std: float) -> np.ndarray:
+def standardised(column_N: np.ndarray, mean: float, std: float) -> np.ndarray:
+  """(x - mean) / std, and 0 for what is missing or for a column that is constant, (N,) float64."""
   if std == 0:
     return np.zeros(len(column_N))
   return np.where(np.isnan(column_N), 0.0, (column_N - mean) / std)

@@ -121,27 +121,45 @@ class Words:
 
 
 class BytePairs:
-  """Byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019) by the library `tokenizers`."""
+  """Byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019) by the library `tokenizers`.
+
+  Args:
+    description: the library's JSON.
+    end: the token between documents.
+    size: V where a model has room for more tokens than there are; 0: as many as there are.
+  """
 
   kind = "bpe"
 
-  def __init__(self, description: str):
+  def __init__(self, description: str, end: str = END, size: int = 0):
     library = _library()
     try:
       self._tokenizer = library.Tokenizer.from_str(description)
     except Exception as error:  # the library raises its base Exception
       raise UserError(f"data: a tokenizer's description is damaged ({error})") from error
-    self.size, self.end = self._tokenizer.get_vocab_size(), self._tokenizer.token_to_id(END)
+    self._tokenizer.no_truncation()  # which a file from elsewhere may ask for
+    self._tokenizer.no_padding()
+    self._vocabulary = self._tokenizer.get_vocab()
+    used = max(self._vocabulary.values(), default=-1) + 1
+    self.size, self.end, self.end_token = max(size, used), self._tokenizer.token_to_id(end), end
     self._description = description
     if self.end is None:
-      raise UserError(f"data: a byte-pair tokenizer without a token {END}")
+      raise UserError(f"data: a byte-pair tokenizer without a token {end}")
+    self._content = {"kind": self.kind, "tokenizer": json.loads(description)}
+    self._content |= {} if end == END else {"end": end}
+    self._content |= {} if self.size == used else {"size": self.size}
 
   @functools.cached_property
   def bytes_V(self) -> np.ndarray:
-    # Byte-level vocabularies spell each byte as one character, so a token has as many characters as bytes.
+    # Byte-level vocabularies spell each byte as one character, so a token has as many characters as bytes; those that
+    # were added to one stand for themselves, or for no text.
+    added = self._tokenizer.get_added_tokens_decoder()
     lengths_V = np.zeros(self.size, np.int32)
-    for token, place in self._tokenizer.get_vocab().items():
-      lengths_V[place] = 0 if token == END else len(token)
+    for token, place in self._vocabulary.items():
+      if place not in added:
+        lengths_V[place] = len(token)
+      elif not added[place].special and place != self.end:
+        lengths_V[place] = len(token.encode())
     return lengths_V
 
   def encode(self, text: str) -> np.ndarray:
@@ -152,7 +170,7 @@ class BytePairs:
     return self._tokenizer.decode(list(map(int, ids)), skip_special_tokens=True)
 
   def content(self) -> dict:
-    return {"kind": self.kind, "tokenizer": json.loads(self._description)}
+    return self._content
 
 
 def learn(kind: str, documents: Iterable[str], vocabulary: int = 4096) -> Tokenizer:
@@ -199,7 +217,7 @@ def save(tokenizer: Tokenizer, path: Path) -> None:
 
 
 def load(path: Path) -> Tokenizer:
-  """What `save` wrote. Raises UserError for a missing or damaged file."""
+  """What `save` wrote, or a Hugging Face directory's tokenizer.json. Raises UserError for a missing or damaged file."""
   try:
     content = json.loads(path.read_text("utf-8"))
   except OSError as error:
@@ -214,7 +232,9 @@ def load(path: Path) -> Tokenizer:
   if kind == "word" and isinstance(content.get("words"), list):
     return Words(content["words"])
   if kind == "bpe" and isinstance(content.get("tokenizer"), dict):
-    return BytePairs(json.dumps(content["tokenizer"]))
+    return BytePairs(json.dumps(content["tokenizer"]), str(content.get("end", END)), int(content.get("size", 0)))
+  if kind is None and isinstance(content, dict) and isinstance(content.get("model"), dict):
+    return _of_library(path, content)
   raise UserError(f"data: {path} describes no tokenizer")
 
 
@@ -231,6 +251,25 @@ def word_edges(tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
   inside = re.compile(r"[\w\ufffd]")
   opens_V, closes_V = (np.asarray([bool(inside.match(piece[end])) for piece in pieces]) for end in (0, -1))
   return opens_V, closes_V
+
+
+def _of_library(path: Path, content: dict) -> BytePairs:
+  """A file of the library itself. What ends a document, and V, stand in the files beside it."""
+  model, decoder = content["model"].get("type", "no model"), (content.get("decoder") or {}).get("type", "no decoder")
+  if (model, decoder) != ("BPE", "ByteLevel"):
+    raise UserError(f"data: {path} is no byte-level BPE ({model} with {decoder}); no other tokenizer can be taken over")
+  end = _beside(path, "tokenizer_config.json").get("eos_token") or END
+  size = _beside(path, "config.json").get("vocab_size")
+  text = end.get("content", END) if isinstance(end, dict) else end
+  return BytePairs(json.dumps(content), str(text), size if isinstance(size, int) else 0)
+
+
+def _beside(path: Path, name: str) -> dict:
+  try:
+    content = json.loads((path.parent / name).read_text("utf-8"))
+  except (OSError, ValueError):
+    return {}
+  return content if isinstance(content, dict) else {}
 
 
 def check_ids(ids: Sequence[int], size: int) -> None:

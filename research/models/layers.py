@@ -28,6 +28,8 @@ import jax.numpy as jnp
 from research.errors import UserError
 from research.kernels.conv_transpose import conv_transpose as transposed_convolution
 from research.kernels.convolution import convolve
+from research.kernels.dense import dot_general
+from research.kernels.layer_norm import layer_norm
 
 DType = Any  # a jax dtype or its name, "float32" or "bfloat16"
 Initializer = Callable[..., jax.Array]
@@ -75,6 +77,7 @@ def dense(
     param_dtype=jnp.float32,
     kernel_init=nn.with_logical_partitioning(kernel_init, axes),
     bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
+    dot_general=dot_general,
     name=name,
   )
 
@@ -179,7 +182,7 @@ class Norm(nn.Module):
     if self.kind == "batch":
       layer = nn.BatchNorm(use_running_average=not train, momentum=0.9, **options)
     elif self.kind == "layer":
-      layer = nn.LayerNorm(**options)
+      return self._layer(x.astype(jnp.float32), options).astype(self.dtype)
     elif self.kind == "group":
       layer = nn.GroupNorm(num_groups=math.gcd(32, x.shape[-1]), **options)
     elif self.kind == "rms":
@@ -188,6 +191,12 @@ class Norm(nn.Module):
       raise UserError(f"model: no normalisation {self.kind!r} (none, batch, layer, rms or group)")
     nn.share_scope(self, layer)  # "norm_0/scale", whatever the kind
     return layer(x.astype(jnp.float32)).astype(self.dtype)
+
+  def _layer(self, x: jax.Array, options: dict[str, Any]) -> jax.Array:
+    size = (x.shape[-1],)
+    scale = self.param("scale", options["scale_init"], size, jnp.float32) if options["use_scale"] else jnp.ones(size)
+    bias = self.param("bias", options["bias_init"], size, jnp.float32) if options["use_bias"] else jnp.zeros(size)
+    return layer_norm(x, scale, bias, self.epsilon)
 
 
 class Dropout(nn.Module):

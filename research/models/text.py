@@ -5,6 +5,8 @@ L length, D width of an embedding, F features.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -140,12 +142,22 @@ class TextTransformer(Embedded):
 
 
 def recurrent_layer(
-  x_BLD: jax.Array, length_B: jax.Array, *, cell: str, hidden: int, bidirectional: bool, dtype: layers.DType, name: str
+  x_BLD: jax.Array,
+  length_B: jax.Array | None,
+  *,
+  cell: str,
+  hidden: int,
+  bidirectional: bool,
+  dtype: layers.DType,
+  name: str,
 ) -> jax.Array:
-  """(B, L, D) → (B, L, hidden), or twice that from both ends; called within a module's compact method."""
+  """(B, L, D) → (B, L, hidden), or twice that from both ends; called within a module's compact method.
+
+  `length_B` says where each row ends; None: all are L long.
+  """
   make = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell}[cell]
 
-  def network(direction: str, reverse: bool) -> nn.RNN:
+  def network(direction: str, reverse: bool) -> Callable[[jax.Array], jax.Array]:
     named = nn.with_logical_partitioning
     unit = make(
       hidden,
@@ -156,11 +168,15 @@ def recurrent_layer(
       bias_init=named(nn.initializers.zeros, ("mlp",)),
       name=f"{name}_{direction}_cell",
     )
-    return nn.RNN(unit, reverse=reverse, keep_order=True, name=f"{name}_{direction}")
+    # Zeros in the compute dtype: flax would carry parameters' float32 along with bfloat16.
+    zeros = unit.initialize_carry(jax.random.key(0), (x_BLD.shape[0], x_BLD.shape[2]))
+    carry = jax.tree.map(lambda array: array.astype(dtype), zeros)
+    rnn = nn.RNN(unit, reverse=reverse, keep_order=True, name=f"{name}_{direction}")
+    return functools.partial(rnn, seq_lengths=length_B, initial_carry=carry)
 
-  made = [network("forward", False)(x_BLD, seq_lengths=length_B)]
+  made = [network("forward", False)(x_BLD)]
   if bidirectional:
-    made.append(network("backward", True)(x_BLD, seq_lengths=length_B))
+    made.append(network("backward", True)(x_BLD))
   return jnp.concatenate(made, axis=-1)
 
 

@@ -153,7 +153,7 @@ class Report:
     Args:
       result: {"step", "metrics": {"test/accuracy": …}, "best": {…}}; "wall_seconds" is this start's if left out.
       rows: values_N of each example of the final split: "label", "prediction", "loss", "probability" and "index" of
-        a classifier; "target", "prediction", "loss" of a regression.
+        a classifier; "target", "prediction", "loss" of a regression; a forecaster's are in forecasts.py.
       class_names: of the labels 0, 1, …; the numbers themselves if empty.
       images: indices_M (from rows["index"]) → images_MHWC uint8, for the worst mistakes.
     """

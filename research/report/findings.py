@@ -8,7 +8,7 @@ import html
 
 import numpy as np
 
-from research.report import samples, svg, tables
+from research.report import forecasts, samples, svg, tables
 from research.report.measures import say, say_number
 from research.report.predictions import Predictions
 
@@ -17,9 +17,11 @@ _SCATTER_POINTS = 2000
 
 
 def sections(predictions: Predictions | None) -> str:
-  """HTML for a classifier's or a regression's predictions; "" for neither."""
+  """HTML for a classifier's, a forecaster's or a regression's predictions; "" for none of them."""
   if not predictions:
     return ""
+  if "truth" in predictions:
+    return forecasts.section(predictions)
   if "label" in predictions:
     return _classifier(predictions)
   return _regression(predictions) if "target" in predictions else ""

@@ -5,6 +5,8 @@ It rounds for reading only; whatever is stored or compared keeps every digit.
 
 import math
 
+BASELINES = {"seasonal_naive": "seasonal naive", "naive": "naive"}  # the beginning of a measure → what forecasts so
+
 
 def is_share(name: str) -> bool:
   """Whether the metric is a share of 1 that reads best in per cent."""
@@ -14,13 +16,30 @@ def is_share(name: str) -> bool:
 
 
 def is_plain(name: str) -> bool:
-  """Whether no value of the metric is better than another: it tells how the run went, or a floor, not how well."""
-  return is_floor(name) or name.endswith(("learning_rate", "per_second", "epoch", "norm", "logit", "distance_error"))
+  """Whether no value of the metric is better than another: it tells how the run went, or what needs no learning scores,
+  not how well."""
+  if is_floor(name) or is_baseline(name):
+    return True
+  return name.endswith(("learning_rate", "per_second", "epoch", "norm", "logit", "distance_error"))
 
 
 def is_floor(name: str) -> bool:
   """Whether it is what the real data themselves score by this measure: a constant to compare with."""
   return name.startswith("floor/")
+
+
+def is_baseline(name: str) -> bool:
+  """Whether it is what a forecast that learns nothing scores: a constant to compare with."""
+  return bool(baseline(name)[0])
+
+
+def baseline(name: str) -> tuple[str, str]:
+  """("seasonal naive", "mae") of test/seasonal_naive_mae; ("", "mae") of test/mae, which is the model's own."""
+  measure = name.partition("/")[2] or name
+  for prefix, label in BASELINES.items():
+    if measure.startswith(f"{prefix}_"):
+      return label, measure.removeprefix(f"{prefix}_")
+  return "", measure
 
 
 def split_order(name: str) -> int:

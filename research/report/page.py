@@ -11,7 +11,16 @@ from collections.abc import Iterable, Mapping
 
 from research import selection
 from research.report import alarms, findings, gallery, svg
-from research.report.measures import is_floor, is_plain, say, say_number, say_seconds, split_order
+from research.report.measures import (
+  BASELINES,
+  is_baseline,
+  is_floor,
+  is_plain,
+  say,
+  say_number,
+  say_seconds,
+  split_order,
+)
 from research.report.panels import Panel, panels
 from research.report.record import number
 from research.report.run_directory import Run
@@ -61,8 +70,9 @@ def _tiles(run: Run) -> str:
   if not metrics:
     metrics = {name: value for name, value in run.final.items() if not name.startswith("train/")}
   tiles = []
-  for place, (name, value) in enumerate([pair for pair in metrics.items() if not is_floor(pair[0])][:7]):
-    more = [_best_of(run, name), _floor_of(run, name)]
+  own = [pair for pair in metrics.items() if not is_floor(pair[0]) and not is_baseline(pair[0])]
+  for place, (name, value) in enumerate(own[:7]):
+    more = [_best_of(run, name), _floor_of(run, name), *_baselines_of(run, name)]
     tiles.append(_tile(re.sub("[/_]", " ", name), say(name, value), more, main=place == 0))
   tiles.append(_tile("steps", f"{run.step:,}"))
   tiles.append(_tile("wall time", say_seconds(run.wall_seconds)))
@@ -81,6 +91,12 @@ def _best_of(run: Run, name: str) -> str:
 def _floor_of(run: Run, name: str) -> str:
   floor = f"floor/{name.partition('/')[2]}"
   return f"real data {say(floor, run.final[floor])}" if floor in run.final else ""
+
+
+def _baselines_of(run: Run, name: str) -> list[str]:
+  split, _, measure = name.partition("/")
+  names = {label: f"{split}/{prefix}_{measure}" for prefix, label in BASELINES.items()}
+  return [f"{label} {say(other, run.final[other])}" for label, other in names.items() if other in run.final]
 
 
 def _best(run: Run, name: str) -> tuple[int, float] | None:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from research import selection
-from research.report.measures import is_floor, is_plain
+from research.report.measures import baseline, is_baseline, is_floor, is_plain
 
 FLOOR = "floor (real data)"  # how the line of a floor is labelled
 _POINTS = 600
@@ -44,7 +44,7 @@ def panels(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> list[
   """Groups `split/name` by name: the loss first, then what was measured on held-out data, then the rest."""
   groups: dict[str, list[str]] = {}
   for name in curves:
-    groups.setdefault(name.partition("/")[2] or name, []).append(name)
+    groups.setdefault(baseline(name)[1], []).append(name)
   made = [_panel(leaf, sorted(names, key=_order), curves) for leaf, names in groups.items()]
   made = [panel for panel in made if panel.lines]
   return sorted(made, key=lambda panel: (not panel.main, panel.name != "loss", is_plain(panel.name)))
@@ -56,14 +56,19 @@ def _order(name: str) -> int:
 
 
 def _panel(leaf: str, names: Sequence[str], curves: Mapping) -> Panel:
-  drawn = [name for name in names if not is_floor(name)]
+  drawn = [name for name in names if not is_floor(name) and not is_baseline(name)]
   lines = [line(name.split("/")[0] if "/" in name else name, name, *curves[name]) for name in drawn]
-  lines += [floor(*curves[name]) for name in names if is_floor(name)]
+  lines += [flat(FLOOR, *curves[name]) for name in names if is_floor(name)]
+  lines += [flat(_baseline_label(name), *curves[name]) for name in names if is_baseline(name)]
   finite = [value for one in lines for value in one.values if math.isfinite(value)]
   falls = selection.lower_is_better(leaf)
   logarithmic = bool(finite) and falls and min(finite) > 0 and max(finite) > 50 * min(finite)
   held_out = any(not name.startswith("train/") and "/" in name for name in names)
   return Panel(leaf, [one for one in lines if one.steps], logarithmic, held_out or leaf == "loss")
+
+
+def _baseline_label(name: str) -> str:
+  return f"{baseline(name)[0]} ({name.partition('/')[0]})"
 
 
 def line(label: str, metric: str, steps: Sequence[int], values: Sequence[float]) -> Line:
@@ -79,10 +84,10 @@ def line(label: str, metric: str, steps: Sequence[int], values: Sequence[float])
   )
 
 
-def floor(steps: Sequence[int], values: Sequence[float]) -> Line:
-  """What the real data score, a constant: its last number stands for all."""
+def flat(label: str, steps: Sequence[int], values: Sequence[float]) -> Line:
+  """What needs no learning scores (the real data, a naive forecast), a constant: its last number stands for all."""
   known = [pair for pair in zip(steps, values, strict=True) if math.isfinite(pair[1])][-1:]
-  return Line(FLOOR, [step for step, _ in known], [value for _, value in known], [], None, flat=True)
+  return Line(label, [step for step, _ in known], [value for _, value in known], [], None, flat=True)
 
 
 def thin(values: Sequence[float], points: int = _POINTS) -> list[int]:

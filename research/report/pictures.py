@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from research.report import tables
+from research.report import forecasts, tables
 from research.report.atomic import cannot_write, write_atomically
 from research.report.measures import say, say_number
 from research.report.panels import FLOOR, Line, Panel, panels
@@ -20,6 +20,7 @@ from research.report.run_directory import Run
 
 # Okabe and Ito's colours, grey for training; the page uses the same.
 SPLIT_COLOURS = {"train": "#8a929c", "validation": "#0072b2", "test": "#d55e00", FLOOR: "#8a929c"}
+FORECAST_COLOURS = {"truth": "#8a929c", "forecast": "#0072b2", "seasonal naive": "#009e73", "naive": "#b8860b"}
 FLOOR_DASHES = (0, (4, 3))
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#000000", "#8a929c")
 _STYLE = {
@@ -51,6 +52,8 @@ def write_all(run: Run, folder: Path) -> list[Path]:
       wanted["confusion.png"] = lambda: confusion_figure(counts, names)
     if len(found.get("worst_images", ())):
       wanted["mistakes.png"] = lambda: mistakes_figure(found)
+  elif "truth" in found:
+    wanted["forecasts.png"] = lambda: forecasts_figure(found)
   elif "target" in found:
     wanted["predictions.png"] = lambda: scatter_figure(found["target"], found["prediction"])
   return [write(folder / name, draw) for name, draw in wanted.items()]
@@ -100,7 +103,8 @@ def curves_figure(shown: Sequence[Panel]):
   for place, panel in enumerate(shown):
     axes = figure.add_subplot(rows, columns, place + 1)
     for order, line in enumerate(panel.lines):
-      draw_line(axes, line, SPLIT_COLOURS.get(line.name, COLOURS[(order + 2) % len(COLOURS)]))
+      usual = FORECAST_COLOURS.get(line.name.partition(" (")[0], COLOURS[(order + 2) % len(COLOURS)])
+      draw_line(axes, line, SPLIT_COLOURS.get(line.name, usual))
     finish_axes(axes, panel.name, panel.logarithmic)
     axes.legend(fontsize=9)
   return figure
@@ -189,4 +193,19 @@ def scatter_figure(target_N: np.ndarray, prediction_N: np.ndarray):
   if ends:
     axes.plot([min(ends), max(ends)], [min(ends), max(ends)], "--", color="#9aa1ab", linewidth=1)
   axes.set(xlabel="true", ylabel="predicted", title="predictions")
+  return figure
+
+
+def forecasts_figure(predictions: Mapping[str, np.ndarray]):
+  """Some forecasts against the truth, and the error by steps ahead, each beside the naive forecasts."""
+  shown = [(f"origin {origin:,}", drawn) for origin, drawn in forecasts.windows(predictions)]
+  shown.append(("mean absolute error by steps ahead", forecasts.error_by_step(predictions)))
+  rows = -(-len(shown) // 2)
+  figure = new_figure(10.4, 3.1 * rows)
+  for place, (title, drawn) in enumerate(shown):
+    axes = figure.add_subplot(rows, 2, place + 1)
+    for name, (xs, ys) in drawn.items():
+      axes.plot(xs, ys, "o-" if len(xs) == 1 else "-", color=FORECAST_COLOURS[name], linewidth=1.6, label=name)
+    axes.set(title=title, xlabel="steps ahead")
+  figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
   return figure

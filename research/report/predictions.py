@@ -28,7 +28,8 @@ def collect(
 
   Args:
     rows: values_N; a classifier's "label", "prediction" (integers), "loss", "probability" (of the prediction) and
-      "index"; a regression's "target", "prediction", "loss".
+      "index"; a regression's "target", "prediction", "loss"; a forecaster's "truth", "forecast" and "seasonal_naive"
+      (N, H), "naive", each example one row later than the one before.
     class_names: of the classes 0, 1, …; their numbers if empty.
     images: indices_M → images_MHWC uint8.
   """

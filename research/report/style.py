@@ -61,6 +61,8 @@ pre { background: var(--card); border: 1px solid var(--rule); border-radius: 10p
 .legend i { display: inline-block; width: 14px; height: 3px; border-radius: 2px; margin-right: 6px;
   vertical-align: middle; }
 .legend i.flat { height: 0; border-top: 2px dashed var(--c0); border-radius: 0; background: none; }
+.legend i.flat.key-3 { border-color: var(--c3); } .legend i.flat.key-4 { border-color: var(--c4); }
+.legend i.flat.key-5 { border-color: var(--c5); }
 .curve { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
 .curve.raw { opacity: .28; stroke-width: 1.2; }
 .curve.flat { stroke-dasharray: 7 6; stroke-linecap: butt; stroke-width: 1.8; }

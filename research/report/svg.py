@@ -5,7 +5,7 @@ Colours are CSS classes (line-0, line-1, …), so that nothing here knows the th
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from research.report.measures import say, say_number
 from research.report.panels import FLOOR, Line, Panel, log_ticks, ticks
@@ -13,6 +13,8 @@ from research.report.panels import FLOOR, Line, Panel, log_ticks, ticks
 _WIDTH, _HEIGHT = 640, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 12, 34
 COLOURS = {"train": 0, "validation": 1, "test": 2, FLOOR: 0}
+COLOURS |= {"truth": 0, "forecast": 1, "seasonal naive": 3, "naive": 5}  # whichever split they are of
+_DOTTED = 12  # points of a line that are marked, of a longer one none
 
 
 class _Axis:
@@ -31,8 +33,8 @@ class _Axis:
 
 
 def colour(name: str, place: int) -> int:
-  """The colour class of a curve: fixed for the known splits, by place for all else."""
-  return COLOURS.get(name, 3 + place % 3)
+  """The colour class of a curve: fixed for the known splits and forecasts, by place for all else."""
+  return COLOURS.get(name, COLOURS.get(name.partition(" (")[0], 3 + place % 3))
 
 
 def curves(panel: Panel) -> str:
@@ -82,6 +84,23 @@ def _path(steps: Sequence[int], values: Sequence[float], x: _Axis, y: _Axis) -> 
       commands.append(f"{'L' if pen_down else 'M'}{x(step)} {y(value)}")
     pen_down = math.isfinite(value)
   return "".join(commands)
+
+
+def lines(named: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_label: str, label: str) -> str:
+  """{name: (x, y)} as lines in one frame, the later over the earlier, in their names' colours."""
+  points = [pair for xs, ys in named.values() for pair in zip(xs, ys, strict=True)]
+  finite = [value for _, value in points if math.isfinite(value)] or [0.0]
+  places = [place for place, _ in points] or [0.0]
+  x = _Axis(*_span(min(places), max(places), 0), _LEFT, _WIDTH - _RIGHT)
+  y = _Axis(*_span(min(finite), max(finite), 0.05), _HEIGHT - _BOTTOM, _TOP)
+  parts = [_frame(x, y, x_label, say_number, say_number)]
+  for place, (name, (xs, ys)) in enumerate(named.items()):
+    shade = colour(name, place)
+    parts.append(f'<path class="curve line-{shade}" d="{_path(xs, ys, x, y)}"/>')
+    if len(xs) <= _DOTTED:
+      dots = [(a, b) for a, b in zip(xs, ys, strict=True) if math.isfinite(b)]
+      parts += [f'<circle class="dot fill-{shade}" cx="{x(a)}" cy="{y(b)}" r="2.6"/>' for a, b in dots]
+  return _svg(parts, label)
 
 
 def scatter(target_N: Sequence[float], prediction_N: Sequence[float]) -> str:

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Mapping
 
-from research.report.measures import say, say_bytes, say_seconds
+from research.report.measures import is_baseline, is_floor, say, say_bytes, say_seconds
 
 _REDRAWS_PER_SECOND = 4
 _PLAIN_SECONDS = 5.0  # between two plain lines about training; evaluations are always told
@@ -23,8 +23,8 @@ _RATE_SECONDS = 20.0  # the window that the speed is measured over
 
 
 def _is_news(name: str) -> bool:
-  """Whether a line tells it: the floor is the same each time, and stands in the summary."""
-  return not name.startswith("floor/")
+  """Whether a line tells it: floors and baselines are the same each time, and stand in the summary."""
+  return not is_floor(name) and not is_baseline(name)
 
 
 class Pace:

@@ -11,11 +11,14 @@ from experiments import command
 from experiments.gpt.__main__ import EXPERIMENT as GPT
 from experiments.mlp.__main__ import EXPERIMENT as MLP
 
-pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided")
-MLP_LINE = ["--data.source=sklearn:iris", "--data.batch_size=16", "--optim.ema_decay=0.5", "--optim.learning_rate=0.01"]
+pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided")  # of this file's own reading
+MLP_LINE = [
+  "--data.source=sklearn:iris", "--parallel.mesh=data:1", "--data.batch_size=16", "--optim.ema_decay=0.5",
+  "--optim.learning_rate=0.01",
+]  # fmt: skip
 GPT_LINE = [
   "--model.layers=1", "--model.width=8", "--model.heads=2", "--model.context=8", "--data.batch_size=8", "--run.steps=3",
-  "--text.tokenizer=char",
+  "--text.tokenizer=char", "--parallel.mesh=data:1",
 ]  # fmt: skip
 
 
@@ -107,4 +110,4 @@ def test_another_tokenizer_is_refused_by_its_digest_and_init_takes_the_runs_own(
   kept = json.loads((second / "tokenizer.json").read_text())
   assert kept == json.loads((first / "tokenizer.json").read_text())
   shutil.rmtree(first)  # a run keeps what it needs
-  assert command.main(GPT, ["sample", f"--config={second}", "--tokens=3"]) == 0
+  assert command.main(GPT, ["preflight", f"--config={second}"]) == 0

@@ -21,13 +21,13 @@ def test_best_is_the_earliest_of_the_best(metric, scores, best):
   assert selection.best(metric, scores) == best
 
 
-@pytest.mark.parametrize("name", ["loss", "frechet_distance", "kernel_distance", "divergence"])
+@pytest.mark.parametrize("name", ["loss", "frechet_distance", "kernel_distance", "divergence", "mae", "rmse", "mase"])
 def test_what_should_be_low(name):
   assert selection.lower_is_better(f"generated/{name}")
 
 
 @pytest.mark.parametrize(
-  "name", ["accuracy", "precision", "recall", "modes", "high_quality", "elbo", "psnr", "gain_db", "coverage"]
+  "name", ["accuracy", "precision", "recall", "modes", "high_quality", "elbo", "psnr", "gain_db", "coverage", "skill"]
 )
 def test_what_should_be_high(name):
   assert not selection.lower_is_better(f"generated/{name}")

@@ -119,3 +119,22 @@ def test_bfloat16_computes_and_float32_remembers():
 
 def test_flops_of_a_step_are_three_times_the_products():
   assert plain().flops(batch()) == 3 * 2 * 12 * (4 * 8 + 8 * 3)
+
+
+def test_mirrored_evaluation_is_the_mean_of_both_sides_and_training_is_as_before():
+  images_BHWC = jnp.asarray(np.random.default_rng(2).standard_normal((6, 4, 4, 1)), jnp.float32)
+  ones_B, index_B = jnp.ones(6), jnp.arange(6, dtype=jnp.int32)
+  data = {"image": images_BHWC, "label": index_B % 3, "mask": ones_B, "index": index_B}
+  flipped = {**data, "image": images_BHWC[:, :, ::-1]}
+  plain_task, mirrored = plain(), plain(mirrored=True)
+  state = plain_task.init(jax.random.key(0), data)
+  outputs = lambda batch: MLP(outputs=3, widths=(8,), activation="tanh").apply(  # noqa: E731
+    {"params": state.params}, batch["image"], train=False
+  )
+  found, other = mirrored.per_example(state, data), mirrored.per_example(state, flipped)
+  wanted = losses.softmax_cross_entropy((outputs(data) + outputs(flipped)) / 2, data["label"])
+  np.testing.assert_allclose(found["loss"], wanted, rtol=1e-6)
+  np.testing.assert_allclose(found["loss"], other["loss"], rtol=1e-6)
+  np.testing.assert_array_equal(mirrored.features(state, data), plain_task.features(state, data))
+  key = jax.random.key(1)
+  chex.assert_trees_all_equal(mirrored.step(state, data, key), plain_task.step(state, data, key))

@@ -117,3 +117,55 @@ def test_a_damaged_file_is_refused(tmp_path, content, message):
 def test_a_vocabulary_has_room_for_the_bytes():
   with pytest.raises(UserError, match="a byte-pair vocabulary of 200 has no room"):
     tokenizers.learn("bpe", CORPUS, vocabulary=200)
+
+
+def of_library(folder, learned, **beside):
+  """A Hugging Face directory's files, of the byte pairs that were learned."""
+  (folder / "tokenizer.json").write_text(json.dumps(beside.pop("tokenizer", learned["bpe"].content()["tokenizer"])))
+  for name, content in beside.items():
+    (folder / f"{name}.json").write_text(json.dumps(content))
+  return tokenizers.load(folder / "tokenizer.json")
+
+
+def test_the_librarys_own_file_is_the_same_tokenizer(learned, tmp_path):
+  found = of_library(tmp_path, learned, tokenizer_config={"eos_token": tokenizers.END}, config={"vocab_size": 257})
+  assert tokenizers.digest(found) == tokenizers.digest(learned["bpe"])
+  longer = dict(learned["bpe"].content()["tokenizer"])
+  longer["truncation"] = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+  found = of_library(tmp_path, learned, tokenizer=longer)
+  assert found.decode(found.encode(CORPUS[0]).tolist()) == CORPUS[0]
+
+
+def test_another_end_more_tokens_and_room_for_yet_more(learned, tmp_path):
+  text, size = json.dumps(learned["bpe"].content()["tokenizer"]).replace(tokenizers.END, "<eot>"), learned["bpe"].size
+  other = json.loads(text)
+  new = {**other["added_tokens"][0], "special": False, "normalized": False}
+  other["added_tokens"].append({**new, "id": size, "content": "&&"})
+  beside = {"tokenizer_config": {"eos_token": {"content": "<eot>"}}, "config": {"vocab_size": size + 9}}
+  found = of_library(tmp_path, learned, tokenizer=other, **beside)
+  assert (found.end, found.end_token, found.size) == (learned["bpe"].end, "<eot>", size + 9)
+  assert len(found.bytes_V) == size + 9
+  ids = found.encode("a &&<eot>b")
+  assert size in ids
+  assert found.end in ids
+  assert found.bytes_V[ids].sum() == len(b"a &&b")
+  assert found.decode([*ids.tolist(), size + 5]) == "a &&b"
+  tokenizers.save(found, tmp_path / "kept.json")
+  kept = tokenizers.load(tmp_path / "kept.json")
+  assert tokenizers.digest(kept) == tokenizers.digest(found) != tokenizers.digest(learned["bpe"])
+  assert (kept.end, kept.size) == (found.end, size + 9)
+  with pytest.raises(UserError, match="without a token <end>"):
+    of_library(tmp_path, learned, tokenizer=other, tokenizer_config={"eos_token": "<end>"})
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"model": {"type": "WordPiece"}}, "is no byte-level BPE .WordPiece with ByteLevel."),
+    ({"decoder": {"type": "Metaspace"}}, "is no byte-level BPE .BPE with Metaspace."),
+    ({"decoder": None}, "is no byte-level BPE .BPE with no decoder."),
+  ],
+)
+def test_a_file_of_another_kind_of_tokenizer(learned, tmp_path, change, message):
+  with pytest.raises(UserError, match=message):
+    of_library(tmp_path, learned, tokenizer={**learned["bpe"].content()["tokenizer"], **change})
