@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from experiments import flags, inputs, interchange, origin, run_directory, sample
@@ -23,6 +24,7 @@ from experiments.schema import Experiment
 from research import loop, provenance, selection, steps
 from research.allocator import keep_freed_memory
 from research.checkpoint import Checkpoints
+from research.data.nearest import hint
 from research.errors import UserError
 from research.models.table import parameter_count
 from research.parallel.mesh import make_mesh
@@ -179,6 +181,7 @@ def train(definition: Definition, request: Request) -> int:
     with StopRequest() as stop:
       job = make_job(definition, config, print, workdir)
       _check_data(workdir, job)
+      _check_best_metric(job)
       first = first_arrays(definition, job, workdir)
       if not stop():
         job = judged(definition, job, workdir)  # which may train another run first
@@ -321,6 +324,20 @@ def _header(request: Request, job: Job, abstract: State) -> dict[str, str]:
 def _check_trained(workdir: Path) -> None:
   if not (workdir / "checkpoints").is_dir():
     raise UserError(f"run: {workdir} has no checkpoints; train it first, or name a run with --config=RUN")
+
+
+def _check_best_metric(job: Job) -> None:
+  """Raises UserError where evaluation gives no such number: said now rather than after the first evaluation."""
+  if not job.plan.best_metric:
+    return
+  split, _, name = job.plan.best_metric.partition("/")
+  shapes = steps.evaluation_shapes(job.task, job.data.evaluation[split], job.data.prepare, job.abstract_state)
+  names = list(job.task.summarize(jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)))
+  if name not in names:
+    raise UserError(
+      f"flags: --run.best_metric={job.plan.best_metric} is no metric{hint(name, names)};"
+      f" {split}/ has {', '.join(names)}"
+    )
 
 
 def _check_data(workdir: Path, job: Job) -> None:

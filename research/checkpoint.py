@@ -4,7 +4,7 @@ Orbax casts silently on restore and reports a failed save late; both are covered
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +83,12 @@ class Checkpoints:
     """Checkpoint `step`, placed and typed as `abstract` says.
 
     Raises:
-      UserError: the checkpoint is of another model: an array is missing, extra, or of another shape or dtype.
+      UserError: it cannot be read, or is of another model: an array is missing, extra, or of another shape or dtype.
     """
     wanted = named(abstract)
-    saved = named(self._orbax.metadata(step).metadata)
     where = f"checkpoint {self._orbax.directory}/{step}"
+    with self._reading(step):
+      saved = named(self._orbax.metadata(step).metadata)
     for name in sorted(wanted.keys() | saved.keys()):
       if name not in saved:
         raise UserError(f"{where} is of another model: it has no {name}; give another --workdir")
@@ -99,17 +100,28 @@ class Checkpoints:
           f"{where} is of another model: {name} is {have.dtype}{list(have.shape)} there and"
           f" {want.dtype}{list(want.shape)} here; give another --workdir"
         )
-    return self._orbax.load(step, abstract)
+    with self._reading(step):
+      return self._orbax.load(step, abstract)
+
+  @contextlib.contextmanager
+  def _reading(self, step: int) -> Iterator[None]:
+    """Turns whatever Orbax raises for files that are missing or damaged into one line, with what is whole besides."""
+    try:
+      yield
+    except Exception as error:
+      earlier = [other for other in self.steps if other < step]
+      advice = f"delete it to go on from step {earlier[-1]}" if earlier else "give another --workdir"
+      raise UserError(f"checkpoint {self._orbax.directory}/{step} cannot be read: it is damaged; {advice}") from error
 
   def arrays(self, step: int, parts: Sequence[str]) -> dict[str, np.ndarray]:
     """{path: array} of those parts of checkpoint `step`, whatever model it is of, as host arrays."""
     from orbax.checkpoint import v1 as ocp
 
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    saved = {part: tree for part, tree in self._orbax.metadata(step).metadata.items() if part in parts}
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), saved)
     options = ocp.options.PyTreeOptions
-    with ocp.Context(pytree_options=options(loading=options.Loading(partial_load=True))):
+    with self._reading(step), ocp.Context(pytree_options=options(loading=options.Loading(partial_load=True))):
+      saved = {part: tree for part, tree in self._orbax.metadata(step).metadata.items() if part in parts}
+      abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), saved)
       return {name: np.asarray(leaf) for name, leaf in named(self._orbax.load(step, abstract)).items()}
 
   def close(self) -> None:

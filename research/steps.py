@@ -90,11 +90,24 @@ def training_program(task: Task, feed: Feed, transform: Transform, seed: int, me
   return jax.jit(_update(task, feed, transform, seed), donate_argnums=0, out_shardings=replicated(mesh))
 
 
+def evaluation_shapes(task: Task, feed: Feed, transform: Transform, state: State) -> Sums:
+  """Shapes and dtypes of what evaluation sums up; nothing is computed."""
+  shapes = jax.eval_shape(_batch_sums(task, feed, transform), state, feed.inputs(0), jnp.int32(0))
+  feed.close()
+  return shapes
+
+
+def _batch_sums(task: Task, feed: Feed, transform: Transform) -> Callable[[State, Any, jax.Array], Sums]:
+  def batch_sums(state: State, inputs: Any, number: jax.Array) -> Sums:
+    return task.evaluate(state, transform(feed.batch(inputs, number), jax.random.key(0)))  # its transforms draw nothing
+
+  return batch_sums
+
+
 def evaluation_call(task: Task, feed: Feed, transform: Transform, mesh: Mesh) -> Callable[[State], Sums]:
   """state → the sums over every example of the feed's split, each counted once; host numbers."""
 
-  def batch_sums(state: State, inputs: Any, number: jax.Array) -> Sums:
-    return task.evaluate(state, transform(feed.batch(inputs, number), jax.random.key(0)))  # its transforms draw nothing
+  batch_sums = _batch_sums(task, feed, transform)
 
   def add_batch(state: State, sums: Sums, inputs: Any, number: jax.Array) -> tuple[Sums, jax.Array]:
     return metrics.add(sums, batch_sums(state, inputs, number)), number + 1

@@ -89,6 +89,11 @@ def test_a_default_workdir_never_leaves_runs(name):
     (MLP, ["--config=iris", "--data.flip"], "--data.flip needs images"),
     (LINEAR, ["--config=line", "--data.mixup=0.2"], "--data.mixup needs class labels"),
     (MLP, ["--config=iris", "--run.best_metric=validation/accuracy"], "--data.validation_fraction=0.1"),
+    (
+      MLP,
+      ["--config=iris", "--data.validation_fraction=0.2", "--run.best_metric=validation/acuracy"],
+      "is no metric (did you mean accuracy?); validation/ has",
+    ),
     (MLP, ["--config=iris", "--data.source=csv:none.csv"], "none.csv"),
     (MLP, ["eval", "--config=iris"], "train it first"),
     (MLP, ["--config=iris", "--run.steps=5", "--optim.schedule=cosine", "--optim.warmup_steps=9"], "does not fit"),

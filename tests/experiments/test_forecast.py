@@ -20,7 +20,7 @@ def table(tmp_path_factory):
   """A season of six rows under noise, the day, and a column that follows the target."""
   random = np.random.default_rng(0)
   load = 100 + 10 * np.sin(np.arange(200) * np.pi / 3) + random.normal(0, 1.0, 200)
-  days = np.arange(np.datetime64("2020-01-01"), np.datetime64("2020-01-01") + 200)
+  days = np.arange(np.datetime64("2020-01-01"), np.datetime64("2020-01-01") + np.timedelta64(200, "D"))
   lines = [f"{day},{wind:.3f},{value:.6f}" for day, wind, value in zip(days, load + 5, load, strict=True)]
   path = tmp_path_factory.mktemp("forecast") / "a.csv"
   path.write_text("\n".join(["day,wind,load", *lines]) + "\n")

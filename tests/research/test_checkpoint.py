@@ -86,3 +86,14 @@ def test_a_failed_save_is_told_at_the_next_one(saved):
   checkpoints._pending = Failing()
   with pytest.raises(UserError, match=r"cannot save .* No space left on device"):
     checkpoints.save(6, job.state)
+
+
+def test_a_damaged_checkpoint_is_told_with_what_is_whole_besides(saved, tmp_path):
+  job, checkpoints = saved
+  for path in (tmp_path / "checkpoints" / "5" / "state").rglob("*"):
+    if path.is_file() and path.stat().st_size > 200:
+      path.unlink()
+  with pytest.raises(UserError, match="/5 cannot be read: it is damaged; delete it to go on from step 4"):
+    checkpoints.restore(5, job.abstract)
+  with pytest.raises(UserError, match="/5 cannot be read"):
+    checkpoints.arrays(5, ("params",))
