@@ -3,11 +3,12 @@
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from tiny import Job
 
-from research.checkpoint import Checkpoints
+from research.checkpoint import Checkpoints, named
 from research.errors import UserError
 from research.models.mlp import MLP
 from research.supervised import supervised
@@ -36,6 +37,14 @@ def test_what_comes_back_is_what_was_saved(saved):
   chex.assert_trees_all_equal(restored, job.state.replace(step=jnp.int32(4)))
   chex.assert_trees_all_equal_dtypes(restored, job.state)
   assert jax.tree.map(lambda x: x.sharding, restored) == jax.tree.map(lambda x: x.sharding, job.abstract)
+
+
+def test_parts_are_read_without_a_state_to_put_them_into(saved):
+  job, checkpoints = saved
+  arrays = checkpoints.arrays(4, ("params",))
+  assert arrays.keys() == named({"params": job.state.params}).keys()
+  for name, value in named({"params": job.state.params}).items():
+    np.testing.assert_array_equal(arrays[name], value)
 
 
 def test_saving_does_not_see_what_a_donated_buffer_becomes(tmp_path):
