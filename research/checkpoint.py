@@ -112,7 +112,10 @@ class Checkpoints:
     except Exception as error:
       earlier = [other for other in self.steps if other < step]
       advice = f"delete it to go on from step {earlier[-1]}" if earlier else "give another --workdir"
-      raise UserError(f"checkpoint {self._orbax.directory}/{step} cannot be read: it is damaged; {advice}") from error
+      raise UserError(
+        f"checkpoint {self._orbax.directory}/{step} cannot be read ({type(error).__name__}): it is damaged, or another"
+        f" version's; {advice}"
+      ) from error
 
   def arrays(self, step: int, parts: Sequence[str]) -> dict[str, np.ndarray]:
     """{path: array} of those parts of checkpoint `step`, whatever model it is of, as host arrays."""
