@@ -39,9 +39,7 @@ def open_data(data: Data, progress=lambda line: None) -> Splits:
     data_dir=data.dir,
     cache_dir=data.cache_dir,
     target=data.target,
-    validation_fraction=data.validation_fraction,
-    test_fraction=data.test_fraction,
-    split_seed=data.split_seed,
+    **data.division,
     progress=progress,
   )
 

@@ -79,6 +79,11 @@ class Data:
   mixup: float = flag(0.0, "alpha of mixup's Beta distribution; 0: none", low=0.0)
   label_smoothing: float = flag(0.0, "share of probability spread over all classes", low=0.0, high=0.99)
 
+  @property
+  def division(self) -> dict[str, Any]:
+    """How a source that is not divided is, as the functions of `research.data` that open one take it."""
+    return {name: getattr(self, name) for name in ("validation_fraction", "test_fraction", "split_seed")}
+
 
 @dataclasses.dataclass(frozen=True)
 class Optim:

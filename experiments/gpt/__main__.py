@@ -71,9 +71,7 @@ def open_data(config: Config, say, workdir: Path | None) -> TextSplits:
     tokenizer=tokenizer,
     vocabulary=text.vocabulary,
     packed=text.packed,
-    validation_fraction=data.validation_fraction,
-    test_fraction=data.test_fraction,
-    split_seed=data.split_seed,
+    **data.division,
     progress=say,
   )
 

@@ -76,9 +76,7 @@ def open_data(config: Config, say, workdir: Path | None) -> TextSplits:
     target=data.target,
     data_dir=data.dir,
     cache_dir=data.cache_dir,
-    validation_fraction=data.validation_fraction,
-    test_fraction=data.test_fraction,
-    split_seed=data.split_seed,
+    **data.division,
     progress=say,
   )
 
