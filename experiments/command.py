@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import flags, manual
+from experiments import flags, manual, run_directory
 from experiments import interchange as exchange
 from experiments import origin as origins
 from experiments.sample import Sampling
@@ -196,9 +196,10 @@ def expand(definition: Definition, arguments: Sequence[str]) -> tuple[list[str],
       expanded += flags.read_lines(Path(value).expanduser())
     else:
       path = find_config(definition, value)
-      expanded += flags.read_lines(path)
       if path.name == "run.flags":
+        _check_owner(definition, path.parent)
         workdir = workdir or path.parent
+      expanded += flags.read_lines(path)
       origin = [path.parent.name if path.name == "run.flags" else path.stem, *expanded]
   return expanded, origin, workdir
 
@@ -222,6 +223,15 @@ def find_config(definition: Definition, value: str) -> Path:
   raise UserError(f"flags: no preset, file or run {short!r} for {definition.name}{hint}; presets: {', '.join(names)}")
 
 
+def _check_owner(definition: Definition, run: Path) -> None:
+  owner = run_directory.experiment_of(run)
+  if owner not in (None, definition.name):
+    raise UserError(
+      f"flags: {run} is a run of experiments.{owner}, not of experiments.{definition.name}:"
+      f" python -m experiments.{owner} --config={run}"
+    )
+
+
 def presets(definition: Definition) -> list[str]:
   return sorted(path.stem for path in definition.directory.glob("*.flags"))
 
@@ -237,10 +247,17 @@ def default_workdir(definition: Definition, config: Experiment, origin: list[str
     preset, base = origin[0], flags.parse(definition.schema, origin[1:])[0]
   ours, theirs = flags.values(config), flags.values(base)
   names = [leaf.name for leaf in flags.leaves(definition.schema) if leaf.changes_curve]
-  changed = [f"{n.rpartition('.')[2]}={flags.write_value(ours[n])}" for n in names if ours[n] != theirs[n]]
-  name = "-".join([definition.name, preset, *changed])
+  changed = [f"{n.rpartition('.')[2]}={_short(flags.write_value(ours[n]))}" for n in names if ours[n] != theirs[n]]
+  name = "-".join([definition.name, _short(preset), *changed])
   safe = "".join(char if char.isalnum() or char in "-_.=," else "_" for char in name)
   return Path("runs") / (safe if len(safe) <= 120 else safe[:103] + "-" + _digest(safe))
+
+
+def _short(value: str) -> str:
+  """A path's last part: "csv:/home/me/flowers.csv" → "csv:flowers.csv"; what else differs is refused there."""
+  path, question, options = value.partition("?")
+  kind, colon, place = path.rpartition(":")
+  return f"{kind}{colon}{Path(place).name or place}{question}{options}" if "/" in place else value
 
 
 def _digest(text: str) -> str:

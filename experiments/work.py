@@ -180,7 +180,7 @@ def train(definition: Definition, request: Request) -> int:
       return DONE
     with StopRequest() as stop:
       job = make_job(definition, config, print, workdir)
-      _check_data(workdir, job)
+      _check_data(workdir, job, "give another --workdir")
       _check_best_metric(job)
       first = first_arrays(definition, job, workdir)
       if not stop():
@@ -275,7 +275,7 @@ def restore(job: Job, request: Request) -> tuple[State, int]:
   """The state of a run's best checkpoint or its newest, and its step. Raises UserError where there is none."""
   workdir, metric = request.workdir, request.config.run.best_metric
   _check_trained(workdir)
-  _check_data(workdir, job)
+  _check_data(workdir, job, "the run's own data, as they were then, are needed")
   with contextlib.closing(Checkpoints(workdir / "checkpoints", metric=metric, read_only=True)) as checkpoints:
     step = run_directory.judged_step(workdir, metric, checkpoints.steps)
     if step is None:
@@ -340,12 +340,10 @@ def _check_best_metric(job: Job) -> None:
     )
 
 
-def _check_data(workdir: Path, job: Job) -> None:
+def _check_data(workdir: Path, job: Job, advice: str) -> None:
   known = run_directory.read_record(workdir).get("data")
   if known not in (None, job.data.splits.fingerprint):
-    raise UserError(
-      f"run: {job.config.data.source} is not the data that {workdir} was started with; give another --workdir"
-    )
+    raise UserError(f"run: {job.config.data.source} is not the data that {workdir} was started with; {advice}")
 
 
 def _write_provenance(request: Request, job: Job, abstract: State) -> None:

@@ -88,11 +88,12 @@ class Checkpoints:
     """
     wanted = named(abstract)
     where = f"checkpoint {self._orbax.directory}/{step}"
+    lost = f" (or a file of it is lost: then {self._without(step)}); give another --workdir"
     with self._reading(step):
       saved = named(self._orbax.metadata(step).metadata)
     for name in sorted(wanted.keys() | saved.keys()):
       if name not in saved:
-        raise UserError(f"{where} is of another model: it has no {name}; give another --workdir")
+        raise UserError(f"{where} is of another model: it has no {name}{lost}")
       if name not in wanted:
         raise UserError(f"{where} is of another model: it has a {name} that this model has not; give another --workdir")
       have, want = saved[name], wanted[name]
@@ -110,12 +111,15 @@ class Checkpoints:
     try:
       yield
     except Exception as error:
-      earlier = [other for other in self.steps if other < step]
-      advice = f"delete it to go on from step {earlier[-1]}" if earlier else "give another --workdir"
       raise UserError(
         f"checkpoint {self._orbax.directory}/{step} cannot be read ({type(error).__name__}): it is damaged, or another"
-        f" version's; {advice}"
+        f" version's; {self._without(step)}"
       ) from error
+
+  def _without(self, step: int) -> str:
+    """What to do where checkpoint `step` is no good."""
+    earlier = [other for other in self.steps if other < step]
+    return f"delete it to go on from step {earlier[-1]}" if earlier else "start anew in another --workdir"
 
   def arrays(self, step: int, parts: Sequence[str]) -> dict[str, np.ndarray]:
     """{path: array} of those parts of checkpoint `step`, whatever model it is of, as host arrays."""

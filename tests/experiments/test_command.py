@@ -58,6 +58,20 @@ def test_a_changed_flag_gets_a_run_of_its_own():
   assert request.workdir == Path("runs/cnn-digits-learning_rate=0.01")
 
 
+def test_a_run_is_named_after_the_file_and_not_after_the_way_to_it():
+  assert command.read(MLP, ["--data.source=csv:/data/mine/flowers.csv"]).workdir == Path("runs/mlp-csv_flowers.csv")
+  request = command.read(MLP, ["--config=iris", "--data.source=npz:deep/down/a.npz"])
+  assert request.workdir == Path("runs/mlp-iris-source=npz_a.npz")
+
+
+def test_a_run_of_another_experiment_is_told_with_its_own_command(capsys, in_directory):
+  Path("w").mkdir()
+  Path("w/run.flags").write_text("# experiment: cnn\n--model.name=plain\n")
+  said = refused(capsys, MLP, ["sample", "--config=w"])
+  assert "w is a run of experiments.cnn" in said
+  assert "python -m experiments.cnn --config=w" in said
+
+
 @pytest.mark.parametrize("name", ["../../etc", "a b", "a/b"])
 def test_a_default_workdir_never_leaves_runs(name):
   for arguments in (["--config=iris", f"--data.source=csv:{name}"], [f"--data.source=csv:{name}"]):
@@ -165,7 +179,9 @@ def test_data_that_changed_are_refused(capsys, in_directory):
   arguments = ["--data.source=csv:t.csv", "--data.batch_size=8", "--run.steps=2", "--workdir=w"]
   assert command.main(MLP, arguments) == 0
   table.write_text(table.read_text().replace("yes", "perhaps"))
-  assert "is not the data that w was started with" in refused(capsys, MLP, ["eval", "--config=w"])
+  said = refused(capsys, MLP, ["eval", "--config=w"])
+  assert "is not the data that w was started with" in said
+  assert "as they were then" in said
 
 
 @pytest.mark.parametrize("damage", ["[]", "{", "\xff"])
