@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.errors import UserError
-from research.models.attention import Cache, empty_cache
+from research.models.attention import Cache
 from research.models.language_model import LanguageModel
 
 NEVER = float(np.finfo(np.float32).min)
@@ -75,7 +75,7 @@ class Choice:
 @functools.partial(jax.jit, static_argnums=0)
 def read(model: LanguageModel, params: Any, prompt_BS: jax.Array, length_B: jax.Array) -> tuple[jax.Array, Cache]:
   """Prompts, filled up with anything to the cache's length S → (logits_BV after each prompt's last token, cache)."""
-  cache = empty_cache(model.config, *prompt_BS.shape)
+  cache = model.empty_cache(*prompt_BS.shape)
   x_BSD, cache, _ = model.apply({"params": params}, prompt_BS, train=False, cache=cache, method="hidden")
   last_B1D = jnp.take_along_axis(x_BSD, (length_B - 1)[:, None, None], axis=1)
   return model.apply({"params": params}, last_B1D, method="logits")[:, 0], cache

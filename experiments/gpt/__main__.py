@@ -17,6 +17,7 @@ from research.interchange.family import fields_of
 from research.interchange.gpt2 import GPT2
 from research.interchange.llama import LLAMA, MISTRAL, QWEN3
 from research.language import Weights, language_modelling
+from research.models import ngrams
 from research.task import Task
 
 
@@ -55,6 +56,7 @@ class Config(Experiment):
   def check(self) -> None:
     super().check()
     self.model.config()
+    ngrams.check(self.model.ngrams)
     if self.text.tokenizer == "init" and not self.init_from:
       raise UserError("flags: --text.tokenizer=init is the tokenizer of --init_from, which is not given")
     for name in ("pad_crop", "flip", "randaugment", "cutout", "mixup", "label_smoothing", "target"):

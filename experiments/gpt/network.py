@@ -14,6 +14,8 @@ class Model(Transformer):
 
   context: int = flag(256, "tokens that it sees at once", low=1)
   positions: str = flag("learned", "how places are told", choices=POSITIONS)
+  ngrams: tuple[int, ...] = flag((), "lengths of n-grams whose hashed embeddings are added, as in 2,3,4; empty: none")
+  ngram_rows: int = flag(16_384, "rows of each length's table", low=1)
   tied: bool = flag(True, "the head is the embedding's transpose")
   logit_softcap: float = flag(0.0, "bound of the logits, by tanh; 0: none", low=0.0)
 
@@ -25,6 +27,8 @@ def make_network(model: Model, tokenizer: Tokenizer) -> LanguageModel:
     vocabulary=tokenizer.size,
     context=model.context,
     positions=model.positions,
+    ngrams=model.ngrams,
+    ngram_rows=model.ngram_rows,
     tied=model.tied,
     logit_softcap=model.logit_softcap,
   )

@@ -19,12 +19,13 @@ Fields = Mapping[str, Any]  # of a network, by name, as `fields_of` gives them
 # What changes training and not what a network computes, or what another field says already.
 NEUTRAL = (
   "dropout", "stochastic_depth", "initializer", "unroll", "remat", "dtype", "rotary", "rotary_base",
-  "experts_per_token", "capacity_factor",
+  "experts_per_token", "capacity_factor", "ngram_rows",
 )  # fmt: skip
 # What no family has; one that has it says so.
 PLAIN = {"window": 0, "qk_norm": False, "attention_softcap": 0.0, "experts": 0}
 PLAIN_LANGUAGE = {
-  **PLAIN, "logit_softcap": 0.0, "token_types": 0, "embedding_norm": False, "transform": False, "head_bias": False
+  **PLAIN, "logit_softcap": 0.0, "token_types": 0, "embedding_norm": False, "transform": False, "head_bias": False,
+  "ngrams": (),
 }  # fmt: skip
 GELUS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu_fast": "gelu", "gelu": "gelu_exact", "relu": "relu"}
 REQUIRED = object()  # no value stands for an absent entry

@@ -47,8 +47,8 @@ class Attention(nn.Module):
       key_BLGK = rotate(key_BLGK, positions_BL, config.rotary_base)
     if cache is not None:
       cache = {
-        "key": _write(cache["key"], key_BLGK, positions_BL),
-        "value": _write(cache["value"], value_BLGK, positions_BL),
+        "key": write(cache["key"], key_BLGK, positions_BL),
+        "value": write(cache["value"], value_BLGK, positions_BL),
       }
       key_BLGK, value_BLGK = cache["key"], cache["value"]
 
@@ -129,7 +129,7 @@ def empty_cache(config: Config, batch: int, length: int) -> Cache:
   return {name: jnp.zeros(shape, config.dtype) for name in ("key", "value")}
 
 
-def _write(cache_BSGK: jax.Array, new_BLGK: jax.Array, positions_BL: jax.Array) -> jax.Array:
+def write(cache_BSGK: jax.Array, new_BLGK: jax.Array, positions_BL: jax.Array) -> jax.Array:
   """Puts row b's new entries where its positions say; positions beyond the cache are dropped."""
   rows_B1 = jnp.arange(new_BLGK.shape[0])[:, None]
   return cache_BSGK.at[rows_B1, positions_BL].set(new_BLGK.astype(cache_BSGK.dtype), mode="drop")

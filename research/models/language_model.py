@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from research.models import layers
+from research.models import attention, layers, ngrams
 from research.models.attention import Cache
 from research.models.transformer import Transformer
 from research.models.transformer_config import Config, initializers
@@ -33,6 +33,8 @@ class LanguageModel(nn.Module):
     tied: the head is the embedding's transpose (Press and Wolf 2017).
     head_bias: a bias of V values.
     logit_softcap: s·tanh(logits / s); 0: none.
+    ngrams: lengths of n-grams whose embeddings are added to a token's; (): none.
+    ngram_rows: of the table of each length.
   """
 
   config: Config
@@ -45,6 +47,8 @@ class LanguageModel(nn.Module):
   tied: bool = True
   head_bias: bool = False
   logit_softcap: float = 0.0
+  ngrams: tuple[int, ...] = ()
+  ngram_rows: int = 16_384
 
   def setup(self):
     config = self.config
@@ -55,6 +59,8 @@ class LanguageModel(nn.Module):
     self.embed = embedding(self.vocabulary, embedding_init=named(normal, ("vocab", "embed")))
     if self.positions == "learned":
       self.position_embed = embedding(self.context, embedding_init=named(normal, (None, "embed")))
+    if self.ngrams:
+      self.ngram_embed = ngrams.NgramEmbedding(self.ngrams, self.ngram_rows, config.width, config.dtype)
     if self.token_types:
       self.type_embed = embedding(self.token_types, embedding_init=named(normal, (None, "embed")))
     norm = functools.partial(layers.Norm, config.norm, config.dtype, epsilon=config.norm_epsilon)
@@ -95,6 +101,13 @@ class LanguageModel(nn.Module):
     if positions_BL is None:
       positions_BL = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
     x_BLD = self.embed(tokens_BL)
+    remembered = {}
+    if self.ngrams:
+      tokens_BS, places_BL = tokens_BL, jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
+      if cache is not None:
+        tokens_BS, places_BL = attention.write(cache["tokens"][0], tokens_BL, positions_BL), positions_BL
+        remembered = {"tokens": tokens_BS[None]}
+      x_BLD = x_BLD + self.ngram_embed(ngrams.preceding(tokens_BS, places_BL, max(self.ngrams), segments_BL))
     if self.positions == "learned":
       x_BLD = x_BLD + self.position_embed(positions_BL)
     if self.positions == "sinusoidal":
@@ -104,7 +117,17 @@ class LanguageModel(nn.Module):
     if self.embedding_norm:
       x_BLD = self.embed_norm(x_BLD, train=train)
     x_BLD = self.dropout(x_BLD, train=train)
-    return self.transformer(x_BLD, train=train, positions_BL=positions_BL, segments_BL=segments_BL, cache=cache)
+    if cache is not None:
+      cache = {name: cache[name] for name in ("key", "value")}
+    x_BLD, cache, statistics = self.transformer(
+      x_BLD, train=train, positions_BL=positions_BL, segments_BL=segments_BL, cache=cache
+    )
+    return x_BLD, None if cache is None else {**cache, **remembered}, statistics
+
+  def empty_cache(self, batch: int, length: int) -> Cache:
+    """For `length` positions of each text: keys and values, and where n-grams are embedded "tokens" (1, B, S)."""
+    tokens = {"tokens": jnp.zeros((1, batch, length), jnp.int32)} if self.ngrams else {}
+    return {**attention.empty_cache(self.config, batch, length), **tokens}
 
   def logits(self, x_BLD: jax.Array) -> jax.Array:
     """The last block's values → logits_BLV float32."""

@@ -1,5 +1,6 @@
 """Writing with a cache: the same tokens as recomputing everything, whatever the neighbours; ways of choosing; beams."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -16,12 +17,17 @@ from research.models.transformer_config import Config
 
 V, S = 9, 12
 MODEL = LanguageModel(Config(layers=2, width=16, heads=4, kv_heads=2, rotary=True), V, S, positions="rotary")
+NGRAMS = dataclasses.replace(MODEL, ngrams=(2, 3), ngram_rows=50)
 GREEDY = Choice(temperature=0.0)
 
 
 @pytest.fixture(scope="module")
 def params():
-  shapes = jax.eval_shape(lambda: MODEL.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32), train=False))
+  return drawn(MODEL)
+
+
+def drawn(model):
+  shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32), train=False))
   from flax import linen as nn
 
   random = np.random.default_rng(0)
@@ -30,8 +36,12 @@ def params():
 
 @pytest.fixture(scope="module")
 def log_probabilities(params):
+  return by_recomputing(MODEL, params)
+
+
+def by_recomputing(model, params):
   """tokens → log p of the next one, by the whole forward pass; one compiled shape."""
-  forward = jax.jit(lambda tokens_BL: MODEL.apply({"params": params}, tokens_BL, train=False)[0])
+  forward = jax.jit(lambda tokens_BL: model.apply({"params": params}, tokens_BL, train=False)[0])
 
   def of(tokens):
     padded = np.zeros((1, S), np.int32)
@@ -52,6 +62,18 @@ def test_greedy_writing_is_what_recomputing_everything_gives(params, log_probabi
   prompts = [[1, 2, 3, 4, 5], [6], [7, 8, 0]]
   made = generate(MODEL, params, prompts, count=6, length=S, choice=GREEDY)
   assert made == [greedy(log_probabilities, prompt, 6) for prompt in prompts]
+
+
+def test_ngrams_are_those_of_the_text_however_it_is_cut():
+  params = drawn(NGRAMS)
+  log_probabilities = by_recomputing(NGRAMS, params)
+  prompts = [[1, 2, 3, 4, 5], [6], [7, 8, 0]]
+  made = generate(NGRAMS, params, prompts, count=6, length=S, choice=GREEDY)
+  assert made == [greedy(log_probabilities, prompt, 6) for prompt in prompts]
+  assert made != generate(MODEL, params, prompts, count=6, length=S, choice=GREEDY), "the tables change nothing"
+  (score, text), *_ = beam_search(NGRAMS, params, [1, 2], count=4, length=S, beams=V)
+  told = sum(log_probabilities([1, 2, *text[:place]])[token] for place, token in enumerate(text))
+  np.testing.assert_allclose(score * len(text), told, rtol=1e-4)
 
 
 def test_nothing_is_compiled_anew_for_other_prompts(params):
