@@ -11,7 +11,7 @@ from pathlib import Path
 
 from research import selection
 from research.errors import UserError
-from research.report.measures import is_plain, say, say_seconds, split_order
+from research.report.measures import best, is_plain, say, say_seconds, split_order
 from research.report.panels import FLOOR, panels
 from research.report.run_directory import Run
 
@@ -45,11 +45,11 @@ def results(runs: Sequence[Run]) -> tuple[Facts, dict[str, int]]:
     if is_plain(name):
       continue
     _mark(leaders, name, name, finals)
-    bests = [selection.best(name, list(zip(*run.curves.get(name, ([], [])), strict=True))) for run in runs]
-    if any(len(run.curves.get(name, ([],))[0]) > 1 for run in runs):
+    bests = [best(name, *run.curves.get(name, ([], []))) for run in runs]
+    if any(bests):
       row = f"best {name}"
-      facts[row] = [f"{say(name, best[1])} at {best[0]:,}" if best else "" for best in bests]
-      _mark(leaders, row, name, [best[1] if best else math.nan for best in bests])
+      facts[row] = [f"{say(name, found[1])} at {found[0]:,}" if found else "" for found in bests]
+      _mark(leaders, row, name, [found[1] if found else math.nan for found in bests])
   return facts, leaders
 
 

@@ -9,13 +9,12 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 
-from research import selection
 from research.report import alarms, findings, gallery, svg
 from research.report.measures import (
   BASELINES,
+  best,
   is_baseline,
   is_floor,
-  is_plain,
   say,
   say_number,
   say_seconds,
@@ -72,7 +71,7 @@ def _tiles(run: Run) -> str:
   tiles = []
   own = [pair for pair in metrics.items() if not is_floor(pair[0]) and not is_baseline(pair[0])]
   for place, (name, value) in enumerate(own[:7]):
-    more = [_best_of(run, name), _floor_of(run, name), *_baselines_of(run, name)]
+    more = [_best_of(run, name, value), _floor_of(run, name), *_baselines_of(run, name)]
     tiles.append(_tile(re.sub("[/_]", " ", name), say(name, value), more, main=place == 0))
   tiles.append(_tile("steps", f"{run.step:,}"))
   tiles.append(_tile("wall time", say_seconds(run.wall_seconds)))
@@ -83,9 +82,12 @@ def _tiles(run: Run) -> str:
   return f'<section class="tiles{few}">{"".join(tiles)}</section>'
 
 
-def _best_of(run: Run, name: str) -> str:
+def _best_of(run: Run, name: str, value: float) -> str:
+  """Nothing where the last evaluation is the best and the tile shows it."""
   found = _best(run, name)
-  return f"best {say(name, found[1])} · step {found[0]:,}" if found and len(run.curves[name][0]) > 1 else ""
+  if not found or (found[0] == run.curves[name][0][-1] and say(name, found[1]) == say(name, value)):
+    return ""
+  return f"best {say(name, found[1])} · step {found[0]:,}"
 
 
 def _floor_of(run: Run, name: str) -> str:
@@ -100,7 +102,7 @@ def _baselines_of(run: Run, name: str) -> list[str]:
 
 
 def _best(run: Run, name: str) -> tuple[int, float] | None:
-  return selection.best(name, list(zip(*run.curves[name], strict=True))) if name in run.curves else None
+  return best(name, *run.curves[name]) if name in run.curves else None
 
 
 def _tile(name: str, value: str, more: Iterable[str] = (), main: bool = False) -> str:
@@ -113,11 +115,15 @@ def _charts(run: Run) -> str:
   everything = panels(run.curves)
   if not everything:
     return ""
-  return ('<h2>Curves</h2><p class="lead">Thin lines are single measurements, thick ones their running mean; '
-          f'a ring marks the best.</p><div class="charts">{"".join(map(_chart, everything))}</div>')
+  drawn = [line for panel in everything for line in panel.lines]
+  keys = ["thin lines are single measurements, thick ones their running mean"] * any(line.smooth for line in drawn)
+  keys += ["a ring marks the best"] * any(line.best for line in drawn)
+  lead = f'<p class="lead">{"; ".join(keys).capitalize()}.</p>' if keys else ""
+  charts = "".join(_chart(panel, run.step) for panel in everything)
+  return f'<h2>Curves</h2>{lead}<div class="charts">{charts}</div>'
 
 
-def _chart(panel: Panel) -> str:
+def _chart(panel: Panel, last_step: int) -> str:
   keys = "".join(
     f'<span><i class="key-{svg.colour(line.name, place)}{" flat" if line.flat else ""}"></i>'
     f"{html.escape(line.name)}</span>"
@@ -126,7 +132,7 @@ def _chart(panel: Panel) -> str:
   scale = " (log)" if panel.logarithmic else ""
   title = html.escape(panel.name.replace("_", " ")) + scale
   return (f'<div class="card"><div class="head"><h3>{title}</h3><div class="legend">{keys}</div></div>'
-          f"{svg.curves(panel)}</div>")
+          f"{svg.curves(panel, last_step)}</div>")
 
 
 def _numbers(run: Run) -> str:
@@ -134,7 +140,7 @@ def _numbers(run: Run) -> str:
   for name in sorted(run.final, key=split_order):
     value = run.final[name]
     found = _best(run, name)
-    told = (say(name, found[1]), f"{found[0]:,}") if found and not is_plain(name) else ("", "")
+    told = (say(name, found[1]), f"{found[0]:,}") if found else ("", "")
     rows.append(f"<tr><td>{html.escape(name)}</td>" + "".join(
       f'<td class="number">{html.escape(text)}</td>' for text in (say(name, value), *told)) + "</tr>")
   head = "<th>metric</th>" + "".join(f'<th class="number">{text}</th>' for text in ("last", "best", "at step"))
