@@ -28,7 +28,7 @@ from research.data.nearest import hint
 from research.errors import UserError
 from research.models.table import parameter_count
 from research.parallel.mesh import make_mesh
-from research.report import Report, rebuild, record
+from research.report import Report, measures, rebuild, record
 from research.signals import StopRequest
 from research.task import State, Sums, Task
 
@@ -240,7 +240,7 @@ def _train(request: Request, job: Job, checkpoints: Checkpoints, stop: StopReque
     step = int(state.step)
     best = selection.best(plan.best_metric, scores)
     if best is not None and best[0] != step:
-      report.note(f"{plan.best_metric} was best at step {best[0]}: {best[1]:.6g}")
+      report.note(f"{plan.best_metric} was best at step {best[0]:,}: {measures.say(plan.best_metric, best[1])}")
       state = checkpoints.restore(best[0], abstract)
     final = job.scores(state, list(job.data.evaluation))
     rows, images = _rows(job, state)
@@ -365,5 +365,5 @@ def _write_provenance(request: Request, job: Job, abstract: State) -> None:
 
 
 def _in_words(result: dict) -> str:
-  told = (f"{name} {record.number(value):.4g}" for name, value in result["metrics"].items())
-  return ", ".join([f"step {result['step']}", *told])
+  told = (f"{name} {measures.say(name, record.number(value))}" for name, value in result["metrics"].items())
+  return ", ".join([f"step {result['step']:,}", *told])
