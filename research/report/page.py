@@ -9,19 +9,9 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 
-from research.report import alarms, findings, gallery, svg
-from research.report.measures import (
-  BASELINES,
-  best,
-  is_baseline,
-  is_floor,
-  say,
-  say_number,
-  say_seconds,
-  split_order,
-)
+from research.report import alarms, findings, gallery, svg, tiles
+from research.report.measures import best, say, say_number, split_order
 from research.report.panels import Panel, panels
-from research.report.record import number
 from research.report.run_directory import Run
 from research.report.style import CSS
 
@@ -33,8 +23,8 @@ _HASH = re.compile("[0-9a-f]{32,}")
 def render(run: Run) -> str:
   """The whole page as HTML."""
   body = "".join([
-    _header(run), _alarms(run), _tiles(run), gallery.section(run), _charts(run), findings.sections(run.predictions),
-    _numbers(run), _flags(run), _environment(run),
+    _header(run), _alarms(run), tiles.section(run), gallery.section(run), _charts(run),
+    findings.sections(run.predictions), _numbers(run), _flags(run), _environment(run),
   ])
   return (
     '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -62,53 +52,6 @@ def _alarms(run: Run) -> str:
     f"<li><b>step {alarm.step:,}</b><span>{html.escape(alarm.text)}</span></li>" for alarm in alarms.signs(run.records)
   )
   return f'<section class="alarms"><h2>Alarms</h2><ul>{rows}</ul></section>' if rows else ""
-
-
-def _tiles(run: Run) -> str:
-  metrics = {name: number(value) for name, value in run.result.get("metrics", {}).items()}
-  if not metrics:
-    metrics = {name: value for name, value in run.final.items() if not name.startswith("train/")}
-  tiles = []
-  own = [pair for pair in metrics.items() if not is_floor(pair[0]) and not is_baseline(pair[0])]
-  for place, (name, value) in enumerate(own[:7]):
-    more = [_best_of(run, name, value), _floor_of(run, name), *_baselines_of(run, name)]
-    tiles.append(_tile(re.sub("[/_]", " ", name), say(name, value), more, main=place == 0))
-  tiles.append(_tile("steps", f"{run.step:,}"))
-  tiles.append(_tile("wall time", say_seconds(run.wall_seconds)))
-  parameters = run.environment.get("parameters", run.environment.get("parameter_count"))
-  if isinstance(parameters, int):
-    tiles.append(_tile("parameters", f"{parameters:,}"))
-  few = " few" if len(tiles) <= 6 else ""
-  return f'<section class="tiles{few}">{"".join(tiles)}</section>'
-
-
-def _best_of(run: Run, name: str, value: float) -> str:
-  """Nothing where the last evaluation is the best and the tile shows it."""
-  found = _best(run, name)
-  if not found or (found[0] == run.curves[name][0][-1] and say(name, found[1]) == say(name, value)):
-    return ""
-  return f"best {say(name, found[1])} · step {found[0]:,}"
-
-
-def _floor_of(run: Run, name: str) -> str:
-  floor = f"floor/{name.partition('/')[2]}"
-  return f"real data {say(floor, run.final[floor])}" if floor in run.final else ""
-
-
-def _baselines_of(run: Run, name: str) -> list[str]:
-  split, _, measure = name.partition("/")
-  names = {label: f"{split}/{prefix}_{measure}" for prefix, label in BASELINES.items()}
-  return [f"{label} {say(other, run.final[other])}" for label, other in names.items() if other in run.final]
-
-
-def _best(run: Run, name: str) -> tuple[int, float] | None:
-  return best(name, *run.curves[name]) if name in run.curves else None
-
-
-def _tile(name: str, value: str, more: Iterable[str] = (), main: bool = False) -> str:
-  lines = "<br>".join(html.escape(line) for line in more if line)
-  return (f'<div class="tile{" main" if main else ""}"><div class="name">{html.escape(name)}</div>'
-          f'<div class="value">{html.escape(value)}</div><div class="more">{lines}</div></div>')
 
 
 def _charts(run: Run) -> str:
@@ -139,7 +82,7 @@ def _numbers(run: Run) -> str:
   rows = []
   for name in sorted(run.final, key=split_order):
     value = run.final[name]
-    found = _best(run, name)
+    found = best(name, *run.curves.get(name, ([], [])))
     told = (say(name, found[1]), f"{found[0]:,}") if found else ("", "")
     rows.append(f"<tr><td>{html.escape(name)}</td>" + "".join(
       f'<td class="number">{html.escape(text)}</td>' for text in (say(name, value), *told)) + "</tr>")
