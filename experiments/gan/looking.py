@@ -121,6 +121,6 @@ def scatter(real_ND: np.ndarray, fake_ND: np.ndarray, edges: tuple[np.ndarray, n
   axes.plot(*fake_ND.T, ".", color=COLOURS[0], markersize=3, alpha=0.5, markeredgewidth=0)
   axes.set(xlim=(edges[0][0], edges[1][0]), ylim=(edges[0][1], edges[1][1]), aspect="equal")
   axes.axis("off")
-  figure.set_dpi(130)
+  figure.set_dpi(200)
   figure.canvas.draw()
   return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()

@@ -79,14 +79,15 @@ def _chart(panel: Panel, last_step: int) -> str:
 
 
 def _numbers(run: Run) -> str:
+  bests = {name: best(name, *run.curves.get(name, ([], []))) for name in run.final}
+  heads = ["last", "best", "at step"] if any(bests.values()) else ["last"]
   rows = []
   for name in sorted(run.final, key=split_order):
-    value = run.final[name]
-    found = best(name, *run.curves.get(name, ([], [])))
-    told = (say(name, found[1]), f"{found[0]:,}") if found else ("", "")
-    rows.append(f"<tr><td>{html.escape(name)}</td>" + "".join(
-      f'<td class="number">{html.escape(text)}</td>' for text in (say(name, value), *told)) + "</tr>")
-  head = "<th>metric</th>" + "".join(f'<th class="number">{text}</th>' for text in ("last", "best", "at step"))
+    found = bests[name]
+    told = [say(name, run.final[name]), *((say(name, found[1]), f"{found[0]:,}") if found else ("", ""))]
+    cells = "".join(f'<td class="number">{html.escape(text)}</td>' for text in told[: len(heads)])
+    rows.append(f"<tr><td>{html.escape(name)}</td>{cells}</tr>")
+  head = "<th>metric</th>" + "".join(f'<th class="number">{text}</th>' for text in heads)
   return (f'<h2>Numbers</h2><div class="card scroll"><table><thead><tr>{head}</tr></thead>'
           f"<tbody>{''.join(rows)}</tbody></table></div>")
 

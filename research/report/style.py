@@ -72,6 +72,7 @@ pre { background: var(--card); border: 1px solid var(--rule); border-radius: 10p
 .grid { stroke: var(--rule); fill: none; }
 .axis { stroke: var(--faint); fill: none; }
 .tick { fill: var(--soft); font-size: 14.5px; }
+.value-alone { fill: var(--ink); font-size: 17px; font-weight: 600; }
 .line-0 { stroke: var(--c0); } .line-1 { stroke: var(--c1); } .line-2 { stroke: var(--c2); }
 .line-3 { stroke: var(--c3); } .line-4 { stroke: var(--c4); } .line-5 { stroke: var(--c5); }
 .fill-0 { fill: var(--c0); } .fill-1 { fill: var(--c1); } .fill-2 { fill: var(--c2); }
@@ -113,10 +114,11 @@ figcaption small { color: var(--soft); font-size: .76rem; }
 .said { color: var(--c2); font-weight: 600; }
 .samples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 150px), 1fr)); gap: 16px;
   align-items: start; }
-.samples img { image-rendering: auto; }
+.samples img, img.smooth { image-rendering: auto; }
 .stage, .kinds { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 18px;
   align-items: start; }
-.stage figure { max-width: 640px; } .stage pre { overflow-y: auto; max-height: 34em; }
+.stage pre { overflow-y: auto; max-height: 34em; }
+.kinds.three { grid-template-columns: repeat(auto-fit, minmax(min(100%, 290px), 1fr)); }
 .stage + .kinds { margin-top: 18px; }
 h3.earlier { margin: 1.6rem 0 .6rem; }
 details { margin-top: .8rem; } summary { cursor: pointer; color: var(--soft); font-size: .9rem; }

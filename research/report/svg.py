@@ -12,6 +12,7 @@ from research.report.panels import FLOOR, Line, Panel, log_ticks, ticks
 
 _WIDTH, _HEIGHT = 640, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 12, 34
+_NOTHING = 1e-300  # what is smaller is drawn as 0: a tenth of it may be no number any more
 _SHARE_SPAN = 0.1  # of the axis around a share that is the same all the time
 COLOURS = {"train": 0, "validation": 1, "test": 2, FLOOR: 0}
 COLOURS |= {"truth": 0, "forecast": 1, "seasonal naive": 3, "naive": 5}  # whichever split they are of
@@ -53,7 +54,21 @@ def curves(panel: Panel, last_step: int = 0) -> str:
   parts = [_frame(x, y, "step", say_number, lambda value: _tick(panel.name, value))]
   for place, line in enumerate(panel.lines):
     parts.append(_line(panel.name, line, colour(line.name, place), x, y))
+  parts.append(_alone(panel, x, y))
   return _svg(parts, f"{panel.name} over the steps")
+
+
+def _alone(panel: Panel, x: _Axis, y: _Axis) -> str:
+  """What the only point of a panel's only curve says, beside it: there is no curve yet to be read."""
+  curves = [line for line in panel.lines if not line.flat]
+  if len(curves) != 1 or len(curves[0].steps) != 1 or not math.isfinite(curves[0].values[0]):
+    return ""
+  place, height = x(curves[0].steps[0]), y(curves[0].values[0])
+  side, anchor = (-14, "end") if place > _WIDTH / 2 else (14, "start")
+  text = html.escape(say(panel.name, curves[0].values[0]))
+  # Above the axis, where a value of 0 lies upon it.
+  below = min(height + 6, _HEIGHT - _BOTTOM - 6)
+  return f'<text class="value-alone" x="{place + side:.1f}" y="{below:.1f}" text-anchor="{anchor}">{text}</text>'
 
 
 def _line(measure: str, line: Line, shade: int, x: _Axis, y: _Axis) -> str:
@@ -65,11 +80,12 @@ def _line(measure: str, line: Line, shade: int, x: _Axis, y: _Axis) -> str:
   parts = [f'<path class="curve line-{shade}{" raw" if line.smooth else ""}" d="{raw}"/>']
   if line.smooth:
     parts.append(f'<path class="curve line-{shade}" d="{_path(line.steps, line.smooth, x, y)}"/>')
+  radius = 2.6 if len(line.steps) > 1 else 4.5  # one alone has no line that leads to it
   if len(line.steps) <= (12 if line.name == "train" else 60):
     for step, value in zip(line.steps, line.values, strict=True):
       if math.isfinite(value):
         title = html.escape(f"{line.name} {measure}, step {step:,}: {say(measure, value)}")
-        parts.append(f'<circle class="dot fill-{shade}" cx="{x(step)}" cy="{y(value)}" r="2.6">'
+        parts.append(f'<circle class="dot fill-{shade}" cx="{x(step)}" cy="{y(value)}" r="{radius}">'
                      f"<title>{title}</title></circle>")
   if line.best:
     step, value = line.best
@@ -131,17 +147,15 @@ def _range(panel: Panel, low: float, high: float) -> tuple[float, float]:
 def _span(low: float, high: float, margin: float) -> tuple[float, float]:
   """A range that is never empty, widened by a share of itself, but not below 0 where nothing is."""
   if _is_one(low, high):
-    if low == high == 0:
-      return 0.0, 1.0
-    pad = 0.1 * max(abs(low), abs(high))
-    return low - pad, high + pad
+    size = max(abs(low), abs(high))
+    return (low - 0.1 * size, high + 0.1 * size) if size > _NOTHING else (0.0, 1.0)
   wide_low = low - margin * (high - low)
   return (0.0 if wide_low < 0 <= low else wide_low), high + margin * (high - low)
 
 
 def _is_one(low: float, high: float) -> bool:
   """Whether they are so near to each other that ticks between them would all read the same."""
-  return high - low <= 1e-5 * max(abs(low), abs(high))
+  return high - low <= max(_NOTHING, 1e-5 * max(abs(low), abs(high)))
 
 
 def _tick(measure: str, value: float) -> str:

@@ -121,3 +121,12 @@ def test_a_ring_marks_a_best_that_tells_something():
 
   assert rings(0.5, 0.75) == 1
   assert rings(0.5) == rings(0.0, 0.0, 0.0) == rings(0.5, math.nan) == 0
+
+
+def test_one_point_alone_is_told_in_a_number():
+  def told(*values):
+    picture = drawn({"test/accuracy": (list(range(1, 1 + len(values))), list(values)), "floor/accuracy": ([1], [0.5])})
+    return re.findall(r'<text class="value-alone"[^>]*>(.*?)<', picture)
+
+  assert told(0.25) == ["25.00%"]
+  assert told(0.25, 0.5) == told(math.nan) == []
