@@ -36,6 +36,7 @@ def _compare(paths: Sequence[Path], out: Path) -> None:
   from research.report import compare, run_directory
 
   runs = [run_directory.open_run(path) for path in paths]
+  compare.check_out(out)  # before anything is printed: a command that fails does nothing
   compare.print_comparison(runs)
   try:
     print(compare.write_curves(runs, out))

@@ -14,10 +14,12 @@ from research.errors import UserError
 from research.report.measures import best, is_plain, say, say_seconds, split_order
 from research.report.panels import FLOOR, panels
 from research.report.run_directory import Run
+from research.report.samples import title
 
 _MOST_COLUMNS = 6  # runs; more of them become the rows
 _MOST_PANELS = 6
 _UNTOLD_FLAGS = ("workdir",)  # it always differs and means nothing
+_TITLE = "runs compared by research.report"  # in the picture's header: what may be written over
 _DASHES = {"train": ":", "validation": "-", "test": "--", FLOOR: (0, (4, 3))}
 
 Facts = dict[str, list[str]]  # what is told → its text for each run
@@ -104,16 +106,23 @@ def _table(facts: Facts, names: Sequence[str], leaders: Mapping[str, int]):
   return table
 
 
+def check_out(out: Path) -> None:
+  """Raises UserError where `out` is no PNG file's name, or is there and was not written by `write_curves`."""
+  if out.suffix.lower() != ".png":
+    raise UserError(f"report: --out={out} must end in .png")
+  if (out.exists() or out.is_symlink()) and title(out) != _TITLE:
+    raise UserError(f"report: {out} is a file that this command did not write; name another with --out=FILE.png")
+
+
 def write_curves(runs: Sequence[Run], out: Path) -> Path:
   """Overlays the runs' curves, one colour a run and one dash a split, as a PNG file.
 
-  Raises ImportError without matplotlib, UserError if `out` cannot be written or is no PNG file's name.
+  Raises ImportError without matplotlib, UserError if `out` cannot be written or is another's (`check_out`).
   """
   from research.report import pictures
 
-  if out.suffix.lower() != ".png":
-    raise UserError(f"report: --out={out} must end in .png")
-  return pictures.write(out, lambda: _figure(runs, pictures))
+  check_out(out)
+  return pictures.write(out, lambda: _figure(runs, pictures), _TITLE)
 
 
 def _figure(runs: Sequence[Run], pictures):

@@ -59,15 +59,16 @@ def write_all(run: Run, folder: Path) -> list[Path]:
   return [write(folder / name, draw) for name, draw in wanted.items()]
 
 
-def write(path: Path, draw: Callable) -> Path:
-  """Draws a figure in this module's style and writes it as a PNG file."""
+def write(path: Path, draw: Callable, title: str = "") -> Path:
+  """Draws a figure in this module's style and writes it as a PNG file, its title in its header."""
   import matplotlib as mpl
 
   with mpl.rc_context(_STYLE), warnings.catch_warnings():
     # A class name in a script that the font lacks is drawn as boxes; that is worth no warning in the training log.
     warnings.filterwarnings("ignore", message="Glyph .* missing from font")
     buffer = io.BytesIO()
-    draw().savefig(buffer, format="png", dpi=_DOTS_PER_INCH, facecolor="white")
+    words = {"Title": title} if title else None
+    draw().savefig(buffer, format="png", dpi=_DOTS_PER_INCH, facecolor="white", metadata=words)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
   except OSError as error:

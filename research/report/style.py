@@ -42,7 +42,7 @@ pre { background: var(--card); border: 1px solid var(--rule); border-radius: 10p
 .few .tile.main { padding-left: 20px; } .few .tile:not(.main) .value { font-size: 1.32rem; }
 .tile .name { color: var(--soft); font-size: .82rem; }
 .tile .value { font-size: 1.4rem; font-weight: 600; letter-spacing: -.02em; line-height: 1.3; white-space: nowrap; }
-.tile .more { color: var(--faint); font-size: .78rem; }
+.tile .more { color: var(--soft); font-size: .78rem; }
 .tile.main { grid-column: span 2; grid-row: span var(--rows); display: flex; flex-direction: column;
   justify-content: center; border-color: var(--accent); }
 .tile.main .value { font-size: clamp(2.5rem, 6vw, 3.5rem); letter-spacing: -.035em; color: var(--accent); }
