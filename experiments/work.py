@@ -34,7 +34,7 @@ from research.task import State, Sums, Task
 
 DONE, BAD_NUMBERS = 0, 76
 MOST_STEPS = 2**31 - 1  # the state's step is an int32
-SAMPLES = 64  # pictures at each evaluation
+SAMPLES = {"pictures": 64, "points": 1000}  # at each evaluation
 MOST_EVALUATIONS = 20  # in a run that does not say how often
 
 
@@ -222,12 +222,12 @@ def _train(request: Request, job: Job, checkpoints: Checkpoints, stop: StopReque
       report.note(f"going on from step {start}")
     watched = list(job.data.evaluation)[:1]  # validation where there is one, else the test
     scores = selection.from_records(plan.best_metric, earlier) if plan.best_metric else []
-    sample_key = jax.random.key(config.seed)
+    sample_key, shown = jax.random.key(config.seed), SAMPLES[job.task.sampled]
     try:
       state = loop.fit(
         plan, state, call, job.data.train, lambda state: job.scores(state, watched),
         checkpoints=checkpoints, report=report, scores=scores, stop=stop,
-        sample=None if job.task.sample is None else lambda state: job.task.sample(state, sample_key, SAMPLES),
+        sample=None if job.task.sample is None else lambda state: job.task.sample(state, sample_key, shown),
       )  # fmt: skip
     except loop.BadNumbers as error:
       report.note(f"{error}: stopped; try a smaller --optim.learning_rate, or --optim.clip_norm=1")
