@@ -13,7 +13,7 @@ _MOST_EARLIER = 6  # pictures of the main kind beside the newest
 _MOST_BYTES = 4_000_000  # of all samples but the film, which has a limit of its own
 _PIXEL = 15  # a true pixel of an enlarged picture is drawn no larger than this many of the page's
 _WIDE_ENOUGH = 320  # of the page's pixels: so wide a picture may always be
-_STRETCH = 1.25  # what was not enlarged is drawn at most so much larger: it would only blur
+_STRETCH = 1.3  # what was not enlarged is drawn at most so much larger: it would only blur
 
 
 def section(run: Run) -> str:
