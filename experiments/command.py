@@ -18,6 +18,7 @@ from experiments import origin as origins
 from experiments.sample import Sampling
 from experiments.schema import Experiment
 from research.errors import UserError
+from research.streams import say_what_can_be_said
 
 WORDS = ("train", "eval", "sample", "export", "preflight")
 HELP = ("-h", "--help", "-help")
@@ -40,6 +41,7 @@ class Definition:
     open_data: (config, say, workdir or None) → splits, where they are not what `inputs.open_data` makes of the data
       flags. The run's directory may hold what an earlier start has kept.
     heads: names of modules that belong to a task and not to what --init_from carries over from another.
+    samples: what the word sample gives, in half a line for --help; "": the experiment makes no samples.
     sampling: the dataclass of the word sample's own flags.
     generate: (job, state, request) → exit code: what the word sample does, where it is not to write `task.sample`'s
       pictures into files.
@@ -54,6 +56,7 @@ class Definition:
   judge: Callable[[Any, Path, Callable[[str], None]], Any] | None = None
   open_data: Callable[[Any, Callable[[str], None], Path | None], Any] | None = None
   heads: tuple[str, ...] = ("head",)
+  samples: str = ""
   sampling: type[Sampling] = Sampling
   generate: Callable[[Any, Any, "Request"], int] | None = None
   interchange: exchange.Interchange | None = None
@@ -77,6 +80,7 @@ def main(definition: Definition, arguments: Sequence[str] | None = None) -> int:
   for stream in ("stdout", "stderr"):  # a daemon may have neither
     if getattr(sys, stream) is None:
       setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
+  say_what_can_be_said(sys.stdout, sys.stderr)
   try:
     if set(HELP) & set(arguments) or arguments[:1] == ["help"]:
       rest, _ = split_off(definition.sampling, [argument for argument in arguments if argument not in (*HELP, "help")])
@@ -118,6 +122,10 @@ def read(definition: Definition, arguments: Sequence[str]) -> Request:
     near = difflib.get_close_matches(wrong, WORDS, 1)
     hint = f" (did you mean {near[0]}?)" if near else f"; the commands are {', '.join(WORDS)}"
     raise UserError(f"flags: {wrong!r} is no command{hint}")
+  if not definition.samples and word == "sample":
+    raise UserError(f"sample: experiments.{definition.name} makes no samples; use eval to see how good a run of it is")
+  if not definition.samples and own:
+    raise UserError(f"flags: {own[0]} is of the command sample, and experiments.{definition.name} makes no samples")
   if own and word != "sample":
     example = f"python -m experiments.{definition.name} sample --config=RUN --count=64"
     raise UserError(f"flags: {own[0]} belongs to the command sample, not to {word}: {example}")

@@ -23,7 +23,7 @@ def help_text(definition: "Definition", arguments: list[str]) -> str:
     "usage:",
     f"  {name} [train] --config=PRESET [--flag=value …]   train, or go on where a stopped run was",
     f"  {name} eval --config=RUN                          evaluate a run's last checkpoint",
-    f"  {name} sample --config=RUN                        pictures or texts that a run makes, as files",
+    *([f"  {name} sample --config=RUN                        {definition.samples}"] * bool(definition.samples)),
     *([f"  {name} export --config=RUN --to=DIRECTORY         the model for transformers, as safetensors"] * exported),
     f"  {name} preflight --config=PRESET                  parameters, FLOPs and memory; trains nothing",
     "",
@@ -41,7 +41,7 @@ def help_text(definition: "Definition", arguments: list[str]) -> str:
       group = leaf.group
       lines += ["", _heading(definition, group)]
     lines += _flag_lines(leaf, found[leaf.name], width)
-  for words_own in (definition.sampling, *([Exporting] * exported)):
+  for words_own in (*([definition.sampling] * bool(definition.samples)), *([Exporting] * exported)):
     lines += ["", _heading(definition, words_own)]
     for leaf in flags.leaves(words_own):
       lines += _flag_lines(leaf, leaf.field.default, width)

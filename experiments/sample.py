@@ -28,7 +28,7 @@ _SINGLE = re.compile(r"\d{5,}\.png")
 class Sampling:
   """The word sample's own flags, on the command line only"""
 
-  count: int = flag(64, "pictures or texts to make", low=1, high=100_000)
+  count: int = flag(64, "pictures to make; where data are points, points in the one picture", low=1, high=100_000)
   output: str = flag("", "folder for them; empty: generated/ in the run's directory")
   sample_seed: int = flag(-1, "seed of their noise; -1: the run's own seed", low=-1, high=2**32 - 1)
 
@@ -43,16 +43,14 @@ def run(definition: "Definition", request: "Request") -> int:
   from experiments import work
 
   if definition.generate is not None:
-    job = work.make_job(definition, request.config, print, request.workdir)
-    state, _ = work.restore(job, request)
+    job, state, _ = work.load(definition, request)
     return definition.generate(job, state, request)
   asked = request.sampling
   output = Path(asked.output).expanduser() if asked.output else request.workdir / "generated"
   _check(output)
-  job = work.make_job(definition, request.config, print, request.workdir)
+  job, state, step = work.load(definition, request)
   if job.task.sample is None:
-    raise UserError(f"sample: experiments.{definition.name} makes no samples; use eval to see how good a run of it is")
-  state, step = work.restore(job, request)
+    raise UserError(f"sample: experiments.{definition.name} makes no samples of {request.config.data.source}; use eval")
   seed = request.config.seed if asked.sample_seed < 0 else asked.sample_seed
   folder = _Folder(output, {"experiment": definition.name, "step": step, "sample_seed": seed, "count": asked.count})
   made = make(job.task, state, jax.random.key(seed), asked.count, folder, f"step {step:,}")
@@ -66,14 +64,16 @@ def make(task: "Task", state: "State", key: Any, count: int, folder: "_Folder", 
   """Asks `task.sample` for `count` in all, _AT_ONCE a call, and writes what it gives; returns what that is, in words.
 
   The first call has the key itself, and its pictures are those of the grids; later ones only add to the main kind.
+  Points are asked for in one call, since they are one picture. A task that has no more to show ends it early.
   """
   import jax
 
   from research.report import samples
 
-  done, texts = 0, []
-  for call, start in enumerate(range(0, count, _AT_ONCE)):
-    wanted = min(_AT_ONCE, count - start)
+  done, texts, are_points = 0, [], task.sampled == "points"
+  at_once = count if are_points else _AT_ONCE
+  for call, start in enumerate(range(0, count, at_once)):
+    wanted = min(at_once, count - start)
     found = samples.named(task.sample(state, jax.random.fold_in(key, call) if call else key, wanted))
     main = next(iter(found.values()))
     try:
@@ -84,8 +84,12 @@ def make(task: "Task", state: "State", key: Any, count: int, folder: "_Folder", 
       else:
         pictures = samples.as_uint8(main)
         pictures_NHWC = pictures.reshape(-1, *pictures.shape[-3:])
+        if are_points:
+          return f"a picture of {count:,} point{'' if count == 1 else 's'}"
         folder.pictures(done, pictures_NHWC)
         done += len(pictures_NHWC)
+        if len(pictures_NHWC) < wanted:
+          break
     except samples.NotNumbers as error:
       raise UserError(f"sample: what the model makes at {moment} is NaN or infinite: the run diverged") from error
     except ImportError as error:

@@ -28,13 +28,13 @@ from research.data.nearest import hint
 from research.errors import UserError
 from research.models.table import parameter_count
 from research.parallel.mesh import make_mesh
-from research.report import Report, rebuild, record
+from research.report import Report, measures, rebuild, record
 from research.signals import StopRequest
 from research.task import State, Sums, Task
 
 DONE, BAD_NUMBERS = 0, 76
 MOST_STEPS = 2**31 - 1  # the state's step is an int32
-SAMPLES = 64  # pictures at each evaluation
+SAMPLES = {"pictures": 64, "points": 1000}  # at each evaluation
 MOST_EVALUATIONS = 20  # in a run that does not say how often
 
 
@@ -222,12 +222,12 @@ def _train(request: Request, job: Job, checkpoints: Checkpoints, stop: StopReque
       report.note(f"going on from step {start}")
     watched = list(job.data.evaluation)[:1]  # validation where there is one, else the test
     scores = selection.from_records(plan.best_metric, earlier) if plan.best_metric else []
-    sample_key = jax.random.key(config.seed)
+    sample_key, shown = jax.random.key(config.seed), SAMPLES[job.task.sampled]
     try:
       state = loop.fit(
         plan, state, call, job.data.train, lambda state: job.scores(state, watched),
         checkpoints=checkpoints, report=report, scores=scores, stop=stop,
-        sample=None if job.task.sample is None else lambda state: job.task.sample(state, sample_key, SAMPLES),
+        sample=None if job.task.sample is None else lambda state: job.task.sample(state, sample_key, shown),
       )  # fmt: skip
     except loop.BadNumbers as error:
       report.note(f"{error}: stopped; try a smaller --optim.learning_rate, or --optim.clip_norm=1")
@@ -240,7 +240,7 @@ def _train(request: Request, job: Job, checkpoints: Checkpoints, stop: StopReque
     step = int(state.step)
     best = selection.best(plan.best_metric, scores)
     if best is not None and best[0] != step:
-      report.note(f"{plan.best_metric} was best at step {best[0]}: {best[1]:.6g}")
+      report.note(f"{plan.best_metric} was best at step {best[0]:,}: {measures.say(plan.best_metric, best[1])}")
       state = checkpoints.restore(best[0], abstract)
     final = job.scores(state, list(job.data.evaluation))
     rows, images = _rows(job, state)
@@ -363,5 +363,5 @@ def _write_provenance(request: Request, job: Job, abstract: State) -> None:
 
 
 def _in_words(result: dict) -> str:
-  told = (f"{name} {record.number(value):.4g}" for name, value in result["metrics"].items())
-  return ", ".join([f"step {result['step']}", *told])
+  told = (f"{name} {measures.say(name, record.number(value))}" for name, value in result["metrics"].items())
+  return ", ".join([f"step {result['step']:,}", *told])

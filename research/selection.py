@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 LOWER_IS_BETTER = (
-  "loss", "mse", "mae", "mase", "error", "perplexity", "distance", "divergence", "bits_per_byte", "gap"
+  "loss", "mse", "mae", "mase", "error", "perplexity", "distance", "divergence", "bits_per_byte", "gap", "dropped"
 )  # fmt: skip
 
 

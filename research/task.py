@@ -48,6 +48,7 @@ class Task:
       compiles what it likes, as `sample` does.
     sample: (state, key, count) → about `count` pictures or texts to look at. One key gives one choice of noise, so
       samples of different steps can be compared.
+    sampled: what that count counts: "pictures" (or texts), or "points", all of which are in one picture.
     flops: batch → analytic model FLOPs of one step.
     headline: the measure that a report shows first; "": accuracy where there are classes, else loss.
   """
@@ -60,6 +61,7 @@ class Task:
   features: Callable[[State, Batch], jax.Array] | None = None
   judge: Callable[[State, Key], dict[str, float]] | None = None
   sample: Callable[[State, Key, int], Sample] | None = None
+  sampled: str = "pictures"
   flops: Callable[[Batch], float] | None = None
   headline: str = ""
 

@@ -145,7 +145,14 @@ def _shown(splits: Splits) -> np.ndarray:
   return source.gather(places)["image"]
 
 
-EXPERIMENT = Definition("autoencoder", __doc__, Config, build, Path(__file__).parent)
+EXPERIMENT = Definition(
+  "autoencoder",
+  __doc__,
+  Config,
+  build,
+  Path(__file__).parent,
+  samples="pictures and what a run makes of them, as files",
+)
 
 if __name__ == "__main__":
   sys.exit(main(EXPERIMENT))

@@ -143,6 +143,7 @@ EXPERIMENT = Definition(
   build,
   Path(__file__).parent,
   open_data=open_data,
+  samples="the likeliest tokens for each [MASK], printed",
   sampling=Filling,
   generate=fill,
   heads=("transform_dense", "transform_norm", "head_bias", "pooler", "head"),

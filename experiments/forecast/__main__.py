@@ -91,7 +91,15 @@ def build(config: Config, splits: SeriesSplits, total_steps: int) -> Task:
 
 
 EXPERIMENT = Definition(
-  "forecast", __doc__, Config, build, Path(__file__).parent, open_data=open_data, sampling=Ahead, generate=write
+  "forecast",
+  __doc__,
+  Config,
+  build,
+  Path(__file__).parent,
+  open_data=open_data,
+  samples="what comes after the series' last row, as CSV",
+  sampling=Ahead,
+  generate=write,
 )
 
 if __name__ == "__main__":

@@ -101,11 +101,21 @@ def build(config: Config, splits: Splits, total_steps: int) -> Task:
   for name, count in updates.items():
     rule = dataclasses.replace(config.optim.over(count), learning_rate=rates[name] or config.optim.learning_rate)
     optimizers[name] = optim.make_optimizer(rule, count)
-  look = looking.images(made, schema.class_names) if "image" in schema.features else looking.points(made, splits)
-  return adversarial(players, optimizers, game, sample=look)
+  if "image" in schema.features:
+    return adversarial(players, optimizers, game, sample=looking.images(made, schema.class_names))
+  task = adversarial(players, optimizers, game, sample=looking.points(made, splits))
+  return dataclasses.replace(task, sampled="points")
 
 
-EXPERIMENT = Definition("gan", __doc__, Config, build, Path(__file__).parent, judging.make_judge)
+EXPERIMENT = Definition(
+  "gan",
+  __doc__,
+  Config,
+  build,
+  Path(__file__).parent,
+  judging.make_judge,
+  samples="pictures that a run makes, as files",
+)
 
 if __name__ == "__main__":
   sys.exit(main(EXPERIMENT))

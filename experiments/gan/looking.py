@@ -96,7 +96,7 @@ def great_circles(start_WZ: np.ndarray, end_WZ: np.ndarray, steps: int) -> np.nd
 
 
 def points(made: Maker, splits: Splits) -> Callable[[State, Key, int], np.ndarray]:
-  """Task.sample of a generator of points in the plane: one picture of them over the real ones."""
+  """Task.sample of a generator of points in the plane: one picture of `count` of them over the real ones."""
   real_ND = np.asarray(splits.train.column("features"))[:2000]
   if real_ND.shape[1] != 2:
     return None
@@ -104,7 +104,7 @@ def points(made: Maker, splits: Splits) -> Callable[[State, Key, int], np.ndarra
   margin = 0.15 * float((high_2 - low_2).max())
 
   def sample(state: State, key: Key, count: int) -> np.ndarray:
-    fake_ND = made(state, key, max(count, 1000))
+    fake_ND = made(state, key, count)
     return scatter(real_ND, fake_ND, (low_2 - margin, high_2 + margin))[None]
 
   return sample
@@ -118,9 +118,10 @@ def scatter(real_ND: np.ndarray, fake_ND: np.ndarray, edges: tuple[np.ndarray, n
   figure.set_layout_engine("none")  # the axes are the whole picture
   axes = figure.add_axes((0, 0, 1, 1))
   axes.plot(*real_ND.T, ".", color="#c4c9d0", markersize=9, markeredgewidth=0)
-  axes.plot(*fake_ND.T, ".", color=COLOURS[0], markersize=3, alpha=0.5, markeredgewidth=0)
+  size = float(np.clip(95 / np.sqrt(len(fake_ND)), 3, 9))  # a few must be seen, and many must not cover each other
+  axes.plot(*fake_ND.T, ".", color=COLOURS[0], markersize=size, alpha=0.5, markeredgewidth=0)
   axes.set(xlim=(edges[0][0], edges[1][0]), ylim=(edges[0][1], edges[1][1]), aspect="equal")
   axes.axis("off")
-  figure.set_dpi(130)
+  figure.set_dpi(200)
   figure.canvas.draw()
   return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()

@@ -99,6 +99,7 @@ EXPERIMENT = Definition(
   build,
   Path(__file__).parent,
   open_data=open_data,
+  samples="text that goes on from a prompt, printed",
   sampling=Prompting,
   generate=write,
   heads=(),

@@ -177,7 +177,8 @@ class Report:
     return name.rsplit("/", 1)[-1] != self.headline.rsplit("/", 1)[-1], not name.startswith(("test/", "generated/"))
 
   def _summary(self, result: Mapping, page: Path) -> dict[str, str]:
-    rows = {name: say(name, record.number(value)) for name, value in result["metrics"].items()}
+    measured = result["metrics"] or dict([self._terminal.loss] if self._terminal.loss else [])
+    rows = {name: say(name, record.number(value)) for name, value in measured.items()}
     return {**rows, "wall time": say_seconds(float(result["wall_seconds"])), "report": str(page)}
 
 

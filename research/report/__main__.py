@@ -7,6 +7,7 @@ from pathlib import Path
 
 from research.errors import UserError
 from research.report import rebuild
+from research.streams import say_what_can_be_said
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="a run directory, finished or not")
   parser.add_argument("--out", type=Path, default=Path("compare.png"), help="the picture of several runs (%(default)s)")
   options = parser.parse_args(arguments)
+  say_what_can_be_said(sys.stdout, sys.stderr)
   try:
     if len(options.runs) == 1:
       print(rebuild(options.runs[0]))
@@ -34,6 +36,7 @@ def _compare(paths: Sequence[Path], out: Path) -> None:
   from research.report import compare, run_directory
 
   runs = [run_directory.open_run(path) for path in paths]
+  compare.check_out(out)  # before anything is printed: a command that fails does nothing
   compare.print_comparison(runs)
   try:
     print(compare.write_curves(runs, out))

@@ -11,13 +11,15 @@ from pathlib import Path
 
 from research import selection
 from research.errors import UserError
-from research.report.measures import is_plain, say, say_seconds, split_order
+from research.report.measures import best, is_plain, say, say_seconds, split_order
 from research.report.panels import FLOOR, panels
 from research.report.run_directory import Run
+from research.report.samples import title
 
 _MOST_COLUMNS = 6  # runs; more of them become the rows
 _MOST_PANELS = 6
 _UNTOLD_FLAGS = ("workdir",)  # it always differs and means nothing
+_TITLE = "runs compared by research.report"  # in the picture's header: what may be written over
 _DASHES = {"train": ":", "validation": "-", "test": "--", FLOOR: (0, (4, 3))}
 
 Facts = dict[str, list[str]]  # what is told → its text for each run
@@ -45,11 +47,11 @@ def results(runs: Sequence[Run]) -> tuple[Facts, dict[str, int]]:
     if is_plain(name):
       continue
     _mark(leaders, name, name, finals)
-    bests = [selection.best(name, list(zip(*run.curves.get(name, ([], [])), strict=True))) for run in runs]
-    if any(len(run.curves.get(name, ([],))[0]) > 1 for run in runs):
+    bests = [best(name, *run.curves.get(name, ([], []))) for run in runs]
+    if any(bests):
       row = f"best {name}"
-      facts[row] = [f"{say(name, best[1])} at {best[0]:,}" if best else "" for best in bests]
-      _mark(leaders, row, name, [best[1] if best else math.nan for best in bests])
+      facts[row] = [f"{say(name, found[1])} at {found[0]:,}" if found else "" for found in bests]
+      _mark(leaders, row, name, [found[1] if found else math.nan for found in bests])
   return facts, leaders
 
 
@@ -104,16 +106,23 @@ def _table(facts: Facts, names: Sequence[str], leaders: Mapping[str, int]):
   return table
 
 
+def check_out(out: Path) -> None:
+  """Raises UserError where `out` is no PNG file's name, or is there and was not written by `write_curves`."""
+  if out.suffix.lower() != ".png":
+    raise UserError(f"report: --out={out} must end in .png")
+  if (out.exists() or out.is_symlink()) and title(out) != _TITLE:
+    raise UserError(f"report: {out} is a file that this command did not write; name another with --out=FILE.png")
+
+
 def write_curves(runs: Sequence[Run], out: Path) -> Path:
   """Overlays the runs' curves, one colour a run and one dash a split, as a PNG file.
 
-  Raises ImportError without matplotlib, UserError if `out` cannot be written or is no PNG file's name.
+  Raises ImportError without matplotlib, UserError if `out` cannot be written or is another's (`check_out`).
   """
   from research.report import pictures
 
-  if out.suffix.lower() != ".png":
-    raise UserError(f"report: --out={out} must end in .png")
-  return pictures.write(out, lambda: _figure(runs, pictures))
+  check_out(out)
+  return pictures.write(out, lambda: _figure(runs, pictures), _TITLE)
 
 
 def _figure(runs: Sequence[Run], pictures):

@@ -74,16 +74,17 @@ def _frames(paths: Sequence[Path]) -> "Iterator[Image.Image]":
   found = {}
   for path in paths:
     with contextlib.suppress(OSError, SyntaxError):  # what Pillow raises for a damaged file
-      image = _pixels(path)
+      image = pixels(path)
       found[path] = image.shape, enlargement(image)
   shape, _ = list(found.values())[-1] if found else ((), 1)
   fitting = {path: factor for path, (size, factor) in found.items() if size == shape}
   factor = math.gcd(*fitting.values())  # a picture of one colour alone may seem enlarged more than it was
   for path in fitting:
-    yield frame(_pixels(path)[::factor, ::factor], int(path.stem), int(paths[-1].stem))
+    yield frame(pixels(path)[::factor, ::factor], int(path.stem), int(paths[-1].stem))
 
 
-def _pixels(path: Path) -> np.ndarray:
+def pixels(path: Path) -> np.ndarray:
+  """A picture file as (H, W) if it is grey, else (H, W, 3). Raises OSError or SyntaxError where it is damaged."""
   from PIL import Image
 
   with Image.open(path) as picture:

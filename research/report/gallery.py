@@ -11,6 +11,9 @@ from research.report.run_directory import Run
 
 _MOST_EARLIER = 6  # pictures of the main kind beside the newest
 _MOST_BYTES = 4_000_000  # of all samples but the film, which has a limit of its own
+_PIXEL = 15  # a true pixel of an enlarged picture is drawn no larger than this many of the page's
+_WIDE_ENOUGH = 320  # of the page's pixels: so wide a picture may always be
+_STRETCH = 1.3  # what was not enlarged is drawn at most so much larger: it would only blur
 
 
 def section(run: Run) -> str:
@@ -19,20 +22,30 @@ def section(run: Run) -> str:
     return ""
   room = _Room(_MOST_BYTES)
   main = run.samples.get(samples.MAIN, [])
-  stage, earlier = "", ""
-  if main:
-    shown = [_figure(run, main[-1], room, "the newest"), _film(run, main)]
-    stage = f'<div class="stage">{"".join(shown)}</div>'
-  kinds = "".join(
-    f'<div class="card"><h3>{_heading(kind)}</h3>{_figure(run, paths[-1], room)}</div>'
-    for kind, paths in run.samples.items()
-    if kind != samples.MAIN
-  )
+  name = _heading(samples.title(main[-1])) if main else "Samples"
+  stage, earlier, cards = "", "", []
   if len(main) > 1:
-    entries = "".join(_figure(run, path, room, skip=True) for path in reversed(_spread(main[:-1])))
+    shown = [_figure(run, main[-1], room, "the newest"), _film(run, main)]
+    if len(main) == 2:  # too few for a film, and for a row of earlier ones
+      shown.append(_figure(run, main[0], room, "the first"))
+    stage = f'<div class="stage">{"".join(shown)}</div>'
+  elif main and len(run.samples) > 1:
+    cards.append(_card(name, _figure(run, main[-1], room)))
+  elif main:
+    stage = f'<div class="stage">{_figure(run, main[-1], room)}</div>'
+  cards += [
+    _card(_heading(kind), _figure(run, paths[-1], room)) for kind, paths in run.samples.items() if kind != samples.MAIN
+  ]
+  if len(main) > 2:
+    entries = "".join(_figure(run, path, room, small=True) for path in reversed(_spread(main[:-1])))
     earlier = f'<h3 class="earlier">Earlier</h3><div class="samples">{entries}</div>' if entries else ""
-  head = _heading(samples.title(main[-1])) if main else "Samples"
-  return f'<h2>{head}</h2>{stage}{f"<div class=kinds>{kinds}</div>" if kinds else ""}{earlier}'
+  three = " three" if len(cards) % 3 == 0 else ""
+  kinds = f'<div class="kinds{three}">{"".join(cards)}</div>' if cards else ""
+  return f"<h2>{name}</h2>{stage}{kinds}{earlier}"
+
+
+def _card(heading: str, body: str) -> str:
+  return f'<div class="card"><h3>{heading}</h3>{body}</div>'
 
 
 class _Room:
@@ -58,18 +71,30 @@ def _spread(paths: list[Path]) -> list[Path]:
   return [paths[place] for place in places]
 
 
-def _figure(run: Run, path: Path, room: _Room, more: str = "", skip: bool = False) -> str:
-  """One sample under its step; where there is no room for it its path, or nothing if it may be skipped."""
+def _figure(run: Run, path: Path, room: _Room, more: str = "", small: bool = False) -> str:
+  """One sample under its step; where there is no room for it its path, or nothing if it is a small one."""
   step = f"step {int(path.stem):,}"
   if not room.takes(path.stat().st_size):
     name = html.escape(str(path.relative_to(run.path)))
-    return "" if skip else f"<figure><pre>{name} is too large for this page</pre></figure>"
+    return "" if small else f"<figure><pre>{name} is too large for this page</pre></figure>"
   if path.suffix == ".png":
-    body = f'<img src="{findings.data_uri(path.read_bytes())}" alt="samples at {step}">'
+    body = f'<img src="{findings.data_uri(path.read_bytes())}" alt="samples at {step}"{"" if small else _drawn(path)}>'
   else:
     body = f"<pre>{html.escape(path.read_text('utf-8', errors='replace'))}</pre>"
   caption = f"{step} <small>{more}</small>" if more else step
   return f"<figure>{body}<figcaption>{caption}</figcaption></figure>"
+
+
+def _drawn(path: Path) -> str:
+  """Attributes of a picture that has the page's width for itself: how much of it is enough, and if it is smoothed."""
+  try:
+    image = film.pixels(path)
+  except (ImportError, OSError, SyntaxError):
+    return ""
+  factor, width = film.enlargement(image), image.shape[1]
+  if factor == 1:
+    return f' class="smooth" style="max-width:{round(_STRETCH * width)}px"'
+  return f' style="max-width:{max(_WIDE_ENOUGH, _PIXEL * width // factor)}px"'
 
 
 def _film(run: Run, main: list[Path]) -> str:

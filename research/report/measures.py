@@ -1,10 +1,20 @@
-"""How numbers are said to a person: metrics, durations, bytes.
+"""How numbers are said to a person: metrics, durations, bytes; and of which metrics a best value is worth a word.
 
-It rounds for reading only; whatever is stored or compared keeps every digit.
+It rounds for reading only; whatever is stored or compared keeps every digit, and no program reads what is said here.
 """
 
 import math
+from collections.abc import Sequence
 
+from research import selection
+
+MINUS = "−"  # as wide as a plus sign; the hyphen of the keyboard is half of that
+_PLAIN = (
+  "learning_rate", "per_second", "epoch", "norm", "logit", "beta",
+  "distance_error",  # how far a kernel distance can be trusted
+  "generator_loss", "discriminator_loss",  # of a game: what one side wins the other loses
+  "balance_loss", "kl", "density",  # best at 1, in balance with another term, and at about 1
+)  # fmt: skip
 BASELINES = {"seasonal_naive": "seasonal naive", "naive": "naive"}  # the beginning of a measure → what forecasts so
 
 
@@ -20,7 +30,16 @@ def is_plain(name: str) -> bool:
   not how well."""
   if is_floor(name) or is_baseline(name):
     return True
-  return name.endswith(("learning_rate", "per_second", "epoch", "norm", "logit", "distance_error"))
+  return name.endswith(_PLAIN)
+
+
+def best(name: str, steps: Sequence[int], values: Sequence[float]) -> tuple[int, float] | None:
+  """(step, value) of the best one, where that tells anything: None for what was measured once, or reads the same each
+  time, or is of training batches, or of which no value is better than another."""
+  if is_plain(name) or name.startswith("train/"):
+    return None
+  said = {say(name, value) for value in values if math.isfinite(value)}
+  return selection.best(name, list(zip(steps, values, strict=True))) if len(said) > 1 else None
 
 
 def is_floor(name: str) -> bool:
@@ -52,20 +71,25 @@ def split_order(name: str) -> int:
 def say(name: str, value: float) -> str:
   """`value` as a person reads it: 97.50% for an accuracy, four significant digits for all else."""
   if not math.isfinite(value):
-    return "NaN" if math.isnan(value) else "∞" if value > 0 else "-∞"
-  return f"{100 * value:.2f}%" if is_share(name) else say_number(value)
+    return "NaN" if math.isnan(value) else "∞" if value > 0 else f"{MINUS}∞"
+  return with_minus(f"{100 * value:.2f}%") if is_share(name) else say_number(value)
 
 
 def say_number(value: float) -> str:
-  """Four significant digits, thousands apart: 12,345 · 0.3120 · 1.2e-05."""
+  """Four significant digits, thousands apart: 12,345 · −0.3120 · 1.2e−05."""
   if not math.isfinite(value):
-    return str(value)
+    return with_minus(str(value))
   size = abs(value)
   if value == int(value) and size < 1e15:
-    return f"{int(value):,}"
+    return with_minus(f"{int(value):,}")
   if size >= 1000:
-    return f"{value:,.0f}"
-  return f"{value:.4g}" if size < 1e-3 else f"{value:#.4g}"
+    return with_minus(f"{value:,.0f}")
+  return with_minus(f"{value:.4g}" if size < 1e-3 else f"{value:#.4g}")
+
+
+def with_minus(number: str) -> str:
+  """A written number with true minus signs."""
+  return number.replace("-", MINUS)
 
 
 def say_seconds(seconds: float) -> str:

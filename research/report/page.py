@@ -9,20 +9,9 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 
-from research import selection
-from research.report import alarms, findings, gallery, svg
-from research.report.measures import (
-  BASELINES,
-  is_baseline,
-  is_floor,
-  is_plain,
-  say,
-  say_number,
-  say_seconds,
-  split_order,
-)
+from research.report import alarms, findings, gallery, svg, tiles
+from research.report.measures import best, say, say_number, split_order
 from research.report.panels import Panel, panels
-from research.report.record import number
 from research.report.run_directory import Run
 from research.report.style import CSS
 
@@ -34,8 +23,8 @@ _HASH = re.compile("[0-9a-f]{32,}")
 def render(run: Run) -> str:
   """The whole page as HTML."""
   body = "".join([
-    _header(run), _alarms(run), _tiles(run), gallery.section(run), _charts(run), findings.sections(run.predictions),
-    _numbers(run), _flags(run), _environment(run),
+    _header(run), _alarms(run), tiles.section(run), gallery.section(run), _charts(run),
+    findings.sections(run.predictions), _numbers(run), _flags(run), _environment(run),
   ])
   return (
     '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -65,59 +54,19 @@ def _alarms(run: Run) -> str:
   return f'<section class="alarms"><h2>Alarms</h2><ul>{rows}</ul></section>' if rows else ""
 
 
-def _tiles(run: Run) -> str:
-  metrics = {name: number(value) for name, value in run.result.get("metrics", {}).items()}
-  if not metrics:
-    metrics = {name: value for name, value in run.final.items() if not name.startswith("train/")}
-  tiles = []
-  own = [pair for pair in metrics.items() if not is_floor(pair[0]) and not is_baseline(pair[0])]
-  for place, (name, value) in enumerate(own[:7]):
-    more = [_best_of(run, name), _floor_of(run, name), *_baselines_of(run, name)]
-    tiles.append(_tile(re.sub("[/_]", " ", name), say(name, value), more, main=place == 0))
-  tiles.append(_tile("steps", f"{run.step:,}"))
-  tiles.append(_tile("wall time", say_seconds(run.wall_seconds)))
-  parameters = run.environment.get("parameters", run.environment.get("parameter_count"))
-  if isinstance(parameters, int):
-    tiles.append(_tile("parameters", f"{parameters:,}"))
-  few = " few" if len(tiles) <= 6 else ""
-  return f'<section class="tiles{few}">{"".join(tiles)}</section>'
-
-
-def _best_of(run: Run, name: str) -> str:
-  found = _best(run, name)
-  return f"best {say(name, found[1])} · step {found[0]:,}" if found and len(run.curves[name][0]) > 1 else ""
-
-
-def _floor_of(run: Run, name: str) -> str:
-  floor = f"floor/{name.partition('/')[2]}"
-  return f"real data {say(floor, run.final[floor])}" if floor in run.final else ""
-
-
-def _baselines_of(run: Run, name: str) -> list[str]:
-  split, _, measure = name.partition("/")
-  names = {label: f"{split}/{prefix}_{measure}" for prefix, label in BASELINES.items()}
-  return [f"{label} {say(other, run.final[other])}" for label, other in names.items() if other in run.final]
-
-
-def _best(run: Run, name: str) -> tuple[int, float] | None:
-  return selection.best(name, list(zip(*run.curves[name], strict=True))) if name in run.curves else None
-
-
-def _tile(name: str, value: str, more: Iterable[str] = (), main: bool = False) -> str:
-  lines = "<br>".join(html.escape(line) for line in more if line)
-  return (f'<div class="tile{" main" if main else ""}"><div class="name">{html.escape(name)}</div>'
-          f'<div class="value">{html.escape(value)}</div><div class="more">{lines}</div></div>')
-
-
 def _charts(run: Run) -> str:
   everything = panels(run.curves)
   if not everything:
     return ""
-  return ('<h2>Curves</h2><p class="lead">Thin lines are single measurements, thick ones their running mean; '
-          f'a ring marks the best.</p><div class="charts">{"".join(map(_chart, everything))}</div>')
+  drawn = [line for panel in everything for line in panel.lines]
+  keys = ["thin lines are single measurements, thick ones their running mean"] * any(line.smooth for line in drawn)
+  keys += ["a ring marks the best"] * any(line.best for line in drawn)
+  lead = f'<p class="lead">{"; ".join(keys).capitalize()}.</p>' if keys else ""
+  charts = "".join(_chart(panel, run.step) for panel in everything)
+  return f'<h2>Curves</h2>{lead}<div class="charts">{charts}</div>'
 
 
-def _chart(panel: Panel) -> str:
+def _chart(panel: Panel, last_step: int) -> str:
   keys = "".join(
     f'<span><i class="key-{svg.colour(line.name, place)}{" flat" if line.flat else ""}"></i>'
     f"{html.escape(line.name)}</span>"
@@ -126,18 +75,19 @@ def _chart(panel: Panel) -> str:
   scale = " (log)" if panel.logarithmic else ""
   title = html.escape(panel.name.replace("_", " ")) + scale
   return (f'<div class="card"><div class="head"><h3>{title}</h3><div class="legend">{keys}</div></div>'
-          f"{svg.curves(panel)}</div>")
+          f"{svg.curves(panel, last_step)}</div>")
 
 
 def _numbers(run: Run) -> str:
+  bests = {name: best(name, *run.curves.get(name, ([], []))) for name in run.final}
+  heads = ["last", "best", "at step"] if any(bests.values()) else ["last"]
   rows = []
   for name in sorted(run.final, key=split_order):
-    value = run.final[name]
-    found = _best(run, name)
-    told = (say(name, found[1]), f"{found[0]:,}") if found and not is_plain(name) else ("", "")
-    rows.append(f"<tr><td>{html.escape(name)}</td>" + "".join(
-      f'<td class="number">{html.escape(text)}</td>' for text in (say(name, value), *told)) + "</tr>")
-  head = "<th>metric</th>" + "".join(f'<th class="number">{text}</th>' for text in ("last", "best", "at step"))
+    found = bests[name]
+    told = [say(name, run.final[name]), *((say(name, found[1]), f"{found[0]:,}") if found else ("", ""))]
+    cells = "".join(f'<td class="number">{html.escape(text)}</td>' for text in told[: len(heads)])
+    rows.append(f"<tr><td>{html.escape(name)}</td>{cells}</tr>")
+  head = "<th>metric</th>" + "".join(f'<th class="number">{text}</th>' for text in heads)
   return (f'<h2>Numbers</h2><div class="card scroll"><table><thead><tr>{head}</tr></thead>'
           f"<tbody>{''.join(rows)}</tbody></table></div>")
 

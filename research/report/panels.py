@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from research import selection
-from research.report.measures import baseline, is_baseline, is_floor, is_plain
+from research.report.measures import baseline, best, is_baseline, is_floor, is_plain
 
 FLOOR = "floor (real data)"  # how the line of a floor is labelled
 _POINTS = 600
@@ -47,7 +47,12 @@ def panels(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> list[
     groups.setdefault(baseline(name)[1], []).append(name)
   made = [_panel(leaf, sorted(names, key=_order), curves) for leaf, names in groups.items()]
   made = [panel for panel in made if panel.lines]
-  return sorted(made, key=lambda panel: (not panel.main, panel.name != "loss", is_plain(panel.name)))
+  return sorted(made, key=_importance)
+
+
+def _importance(panel: Panel) -> tuple[bool, bool, bool]:
+  is_aside = is_plain(panel.name) and not panel.name.endswith("loss")  # a game's losses have no best, and are watched
+  return not panel.main, panel.name != "loss", is_aside
 
 
 def _order(name: str) -> int:
@@ -80,7 +85,7 @@ def line(label: str, metric: str, steps: Sequence[int], values: Sequence[float])
     [steps[i] for i in picked],
     [values[i] for i in picked],
     [smooth[i] for i in picked] if smooth else [],
-    None if is_plain(metric) else selection.best(metric, list(zip(steps, values, strict=True))),
+    best(metric, steps, values),
   )
 
 
@@ -122,12 +127,13 @@ def running_mean(values: Sequence[float], half_width: int) -> list[float]:
   return means
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-  """About `count` round numbers (1, 2 or 5 times a power of ten) from `low` to `high`."""
+def ticks(low: float, high: float, count: int = 5, whole: bool = False) -> list[float]:
+  """About `count` round numbers (1, 2 or 5 times a power of ten) from `low` to `high`; if `whole`, whole ones."""
   span = high - low
   if span <= 0 or not math.isfinite(span):
     return [low]
   power = 10 ** math.floor(math.log10(span / count))
+  power = max(1, power) if whole else power
   step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= count)
   return [index * step for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 

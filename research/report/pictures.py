@@ -14,7 +14,7 @@ import numpy as np
 
 from research.report import forecasts, tables
 from research.report.atomic import cannot_write, write_atomically
-from research.report.measures import say, say_number
+from research.report.measures import is_share, say_number, with_minus
 from research.report.panels import FLOOR, Line, Panel, panels
 from research.report.run_directory import Run
 
@@ -59,15 +59,16 @@ def write_all(run: Run, folder: Path) -> list[Path]:
   return [write(folder / name, draw) for name, draw in wanted.items()]
 
 
-def write(path: Path, draw: Callable) -> Path:
-  """Draws a figure in this module's style and writes it as a PNG file."""
+def write(path: Path, draw: Callable, title: str = "") -> Path:
+  """Draws a figure in this module's style and writes it as a PNG file, its title in its header."""
   import matplotlib as mpl
 
   with mpl.rc_context(_STYLE), warnings.catch_warnings():
     # A class name in a script that the font lacks is drawn as boxes; that is worth no warning in the training log.
     warnings.filterwarnings("ignore", message="Glyph .* missing from font")
     buffer = io.BytesIO()
-    draw().savefig(buffer, format="png", dpi=_DOTS_PER_INCH, facecolor="white")
+    words = {"Title": title} if title else None
+    draw().savefig(buffer, format="png", dpi=_DOTS_PER_INCH, facecolor="white", metadata=words)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
   except OSError as error:
@@ -122,17 +123,22 @@ def draw_line(axes, line: Line, colour: str, style: str = "-") -> None:
             alpha=0.3 if line.smooth else 1, label=None if line.smooth else line.name)  # fmt: skip
   if line.smooth:
     axes.plot(line.steps, line.smooth, style, color=colour, linewidth=1.6, label=line.name)
-  if line.best and line.name != "train":
+  if line.best:
     axes.plot(*line.best, "o", markerfacecolor="none", markeredgecolor=colour, markersize=7)
 
 
 def finish_axes(axes, measure: str, logarithmic: bool) -> None:
-  """Title, scales and ticks of one measure."""
-  from matplotlib.ticker import FuncFormatter
+  """Title, scales and ticks of one measure, which must be drawn already."""
+  from matplotlib.ticker import FuncFormatter, MaxNLocator
 
   if logarithmic:
     axes.set_yscale("log")
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda _value, _place: ""))
+  low, high = axes.get_ylim()
+  if is_share(measure) and low < 1 and high > 0:
+    axes.set_ylim(max(0, low), min(1, high))
+  axes.set_xlim(left=0)
+  axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
   axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _place: _tick(measure, value)))
   axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _place: say_number(value)))
   axes.set_title(measure.replace("_", " "))
@@ -140,7 +146,7 @@ def finish_axes(axes, measure: str, logarithmic: bool) -> None:
 
 
 def _tick(measure: str, value: float) -> str:
-  return f"{100 * value:.6g}%" if say(measure, value).endswith("%") else f"{value:.6g}"
+  return with_minus(f"{100 * value:.6g}%" if is_share(measure) else f"{value:.6g}")
 
 
 def confusion_figure(counts: np.ndarray, names: Sequence[str]):

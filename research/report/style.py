@@ -35,16 +35,16 @@ code, pre, .mono { font-family: "JetBrains Mono", "SF Mono", Menlo, Consolas, "L
   font-size: .84rem; }
 pre { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 14px 16px; margin: 0;
   white-space: pre-wrap; overflow-wrap: anywhere; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 14px; margin-top: 2.1rem; }
-.tile { background: var(--card); border: 1px solid var(--rule); border-radius: 12px; padding: 15px 18px 14px; }
-.tiles.few { grid-template-columns: repeat(auto-fit, minmax(124px, 1fr)); }
+.tiles { display: grid; grid-template-columns: repeat(var(--all), minmax(0, 1fr)); gap: 14px; margin-top: 2.1rem; }
+.tile { background: var(--card); border: 1px solid var(--rule); border-radius: 12px; padding: 15px 14px 14px 16px; }
+.tile.wide { grid-column: span 2; }
 .few .tile { padding: 15px 14px; display: flex; flex-direction: column; justify-content: center; }
-.few .tile.main { grid-row: auto; padding-left: 20px; } .few .tile:not(.main) .value { font-size: 1.32rem; }
+.few .tile.main { padding-left: 20px; } .few .tile:not(.main) .value { font-size: 1.32rem; }
 .tile .name { color: var(--soft); font-size: .82rem; }
-.tile .value { font-size: 1.5rem; font-weight: 600; letter-spacing: -.02em; line-height: 1.3; white-space: nowrap; }
-.tile .more { color: var(--faint); font-size: .78rem; }
-.tile.main { grid-column: span 2; grid-row: span 2; display: flex; flex-direction: column; justify-content: center;
-  border-color: var(--accent); }
+.tile .value { font-size: 1.4rem; font-weight: 600; letter-spacing: -.02em; line-height: 1.3; white-space: nowrap; }
+.tile .more { color: var(--soft); font-size: .78rem; }
+.tile.main { grid-column: span 2; grid-row: span var(--rows); display: flex; flex-direction: column;
+  justify-content: center; border-color: var(--accent); }
 .tile.main .value { font-size: clamp(2.5rem, 6vw, 3.5rem); letter-spacing: -.035em; color: var(--accent); }
 .tile.main .name { font-size: .95rem; }
 .alarms { margin-top: 1.8rem; padding: 15px 20px 17px; border: 1px solid var(--alarm); border-left-width: 6px;
@@ -72,6 +72,7 @@ pre { background: var(--card); border: 1px solid var(--rule); border-radius: 10p
 .grid { stroke: var(--rule); fill: none; }
 .axis { stroke: var(--faint); fill: none; }
 .tick { fill: var(--soft); font-size: 14.5px; }
+.value-alone { fill: var(--ink); font-size: 17px; font-weight: 600; }
 .line-0 { stroke: var(--c0); } .line-1 { stroke: var(--c1); } .line-2 { stroke: var(--c2); }
 .line-3 { stroke: var(--c3); } .line-4 { stroke: var(--c4); } .line-5 { stroke: var(--c5); }
 .fill-0 { fill: var(--c0); } .fill-1 { fill: var(--c1); } .fill-2 { fill: var(--c2); }
@@ -113,16 +114,25 @@ figcaption small { color: var(--soft); font-size: .76rem; }
 .said { color: var(--c2); font-weight: 600; }
 .samples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 150px), 1fr)); gap: 16px;
   align-items: start; }
-.samples img { image-rendering: auto; }
+.samples img, img.smooth { image-rendering: auto; }
 .stage, .kinds { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 18px;
   align-items: start; }
-.stage figure { max-width: 640px; } .stage pre { overflow-y: auto; max-height: 34em; }
+.stage pre { overflow-y: auto; max-height: 34em; }
+.kinds.three { grid-template-columns: repeat(auto-fit, minmax(min(100%, 290px), 1fr)); }
 .stage + .kinds { margin-top: 18px; }
 h3.earlier { margin: 1.6rem 0 .6rem; }
 details { margin-top: .8rem; } summary { cursor: pointer; color: var(--soft); font-size: .9rem; }
 tr.changed td:first-child, tr.changed td.value { font-weight: 600; }
 footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--rule); color: var(--faint);
   font-size: .82rem; }
-@media (max-width: 560px) { main { padding: 32px 16px 48px; } .tile.main { grid-row: auto; } }
+@media (max-width: 940px) {
+  .tiles { grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); }
+  .tile.main { grid-column: 1 / -1; grid-row: auto; }
+}
+@media (max-width: 700px) {
+  .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .tile.wide { grid-column: auto; } .tile.odd { grid-column: span 2; }
+}
+@media (max-width: 560px) { main { padding: 32px 16px 48px; } }
 @media print { body { background: #fff; } .card, .tile { break-inside: avoid; } }
 """

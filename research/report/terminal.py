@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 
 from research.report.measures import is_baseline, is_floor, say, say_bytes, say_seconds
+from research.streams import say_what_can_be_said
 
 _REDRAWS_PER_SECOND = 4
 _PLAIN_SECONDS = 5.0  # between two plain lines about training; evaluations are always told
@@ -63,7 +64,7 @@ class Terminal:
 
   def __init__(self, total_steps: int, start_step: int, batch_size: int, headline: str):
     self.total, self.step, self.batch_size, self.headline = total_steps, start_step, batch_size, headline
-    self.loss: float | None = None
+    self.loss: tuple[str, float] | None = None  # of training, with its full name
     self.examples_per_second: float | None = None
     self.metric: tuple[str, float] | None = None
     self.started = False
@@ -89,11 +90,16 @@ class Terminal:
 
   def train(self, step: int, scalars: Mapping[str, float]) -> None:
     self.progress(step)
-    self.loss = _ending("loss", scalars, self.loss)
-    self.examples_per_second = _ending("examples_per_second", scalars, self.examples_per_second)
+    self.loss = next((pair for pair in scalars.items() if pair[0].endswith("loss")), self.loss)
+    speeds = (value for name, value in scalars.items() if name.endswith("examples_per_second"))
+    self.examples_per_second = next(speeds, self.examples_per_second)
 
   def evaluation(self, step: int, scalars: Mapping[str, float]) -> None:
     self.metric = self._pick(scalars) or self.metric
+
+  def _measured(self, scalars: Mapping[str, float]) -> dict[str, float]:
+    """What an evaluation tells; the training's loss where a run holds no data out."""
+    return dict(scalars) or dict([self.loss] if self.loss else [])
 
   def _pick(self, scalars: Mapping[str, float]) -> tuple[str, float] | None:
     """The headline metric, else the same metric of another split, else whatever was measured."""
@@ -113,10 +119,6 @@ class Terminal:
     speed = rate * self.batch_size if self.examples_per_second is None else self.examples_per_second
     left = max(0, self.total - self.step) / rate
     return [f"{float(f'{speed:.3g}'):,g} examples/s", f"{say_seconds(math.ceil(left))} left"]
-
-
-def _ending(end: str, scalars: Mapping[str, float], otherwise: float | None) -> float | None:
-  return next((value for name, value in scalars.items() if name.endswith(end)), otherwise)
 
 
 class Plain(Terminal):
@@ -147,7 +149,7 @@ class Plain(Terminal):
 
   def evaluation(self, step: int, scalars: Mapping[str, float]) -> None:
     super().evaluation(step, scalars)
-    self._tell(step, scalars)
+    self._tell(step, self._measured(scalars))
 
   def _tell(self, step: int, scalars: Mapping[str, float]) -> None:
     names = sorted(filter(_is_news, scalars), key=lambda name: not name.endswith("loss"))
@@ -202,7 +204,8 @@ class Live(Terminal):
     from rich.text import Text
 
     line = Text(f"{step:>{len(f'{self.total:,}')},}", style="dim")
-    for name, value in [(name, value) for name, value in scalars.items() if _is_news(name)][:_MOST_TOLD]:
+    news = [pair for pair in self._measured(scalars).items() if _is_news(pair[0])]
+    for name, value in news[:_MOST_TOLD]:
       line.append("  ").append(name, style="dim").append(" ").append(say(name, value), style="bold")
     self._console.print(line)
 
@@ -244,7 +247,7 @@ class Live(Terminal):
     speed = dict(zip(("speed", "left"), self._speed(), strict=False))
     facts = {
       "step": f"{self.step:,}/{self.total:,}",
-      "loss": f"loss {say('loss', self.loss)}" if self.loss is not None else "",
+      "loss": f"loss {say(*self.loss)}" if self.loss else "",
       "metric": f"{self.metric[0]} {say(*self.metric)}" if self.metric else "",
       **speed,
       "memory": self._memory[1],
@@ -263,6 +266,7 @@ def open_terminal(*args, quiet: bool = False) -> Terminal:
   """The form that fits: silent if asked, live on a terminal that can move its cursor, plain lines elsewhere."""
   if quiet:
     return Terminal(*args)
+  say_what_can_be_said(sys.stdout)
   capable = sys.stdout.isatty() and os.environ.get("TERM", "") != "dumb" and shutil.get_terminal_size().columns >= 40
   if capable:
     try:

@@ -147,7 +147,9 @@ def test_images_that_no_network_here_makes(capsys, in_directory):
   assert "a GAN cannot make images of 30x30" in capsys.readouterr().err
 
 
-def test_points_are_judged_by_their_modes(in_directory):
+def test_points_are_judged_by_their_modes_and_sample_counts_them(in_directory, capsys, monkeypatch):
+  drawn, scatter = [], looking.scatter
+  monkeypatch.setattr(looking, "scatter", lambda *args: drawn.append(len(args[1])) or scatter(*args))
   flags = ["--data.source=synthetic:grid?size=500", "--model.name=mlp", "--model.widths=8", "--run.steps=4",
            "--data.batch_size=16", "--run.eval_every=4", "--workdir=run"]  # fmt: skip
   assert command.main(GAN, flags) == 0
@@ -156,6 +158,10 @@ def test_points_are_judged_by_their_modes(in_directory):
   assert metrics["floor/high_quality"] > 0.95
   assert metrics["generated/modes"] < 25
   assert (in_directory / "run" / "samples" / "000004.png").exists()
+  capsys.readouterr()
+  assert command.main(GAN, ["sample", "--config=run", "--count=9"]) == 0
+  assert "step 4: a picture of 9 points" in capsys.readouterr().out
+  assert drawn == [1000, 9]
 
 
 def test_a_won_game_is_told_in_the_log_and_the_report(in_directory, capsys):

@@ -1,6 +1,7 @@
 """The word sample: the files it leaves, whose files it never touches, and one line for whatever is wrong."""
 
 import dataclasses
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import command
+from experiments import command, inputs
 from experiments.mlp.__main__ import EXPERIMENT as MLP
 from research.report import samples
 
@@ -25,13 +26,13 @@ def pictures(state, key, count):
   return {"noise": images_NHWC, "walk": images_NHWC[None, :5]}
 
 
-def maker(sample):
+def maker(sample, sampled="pictures"):
   """The MLP experiment with a task that makes samples."""
 
   def build(*arguments):
-    return dataclasses.replace(MLP.build(*arguments), sample=sample)
+    return dataclasses.replace(MLP.build(*arguments), sample=sample, sampled=sampled)
 
-  return dataclasses.replace(MLP, build=build)
+  return dataclasses.replace(MLP, build=build, samples="pictures, as files")
 
 
 MAKER = maker(pictures)
@@ -201,10 +202,43 @@ def test_a_run_without_checkpoints(in_directory, capsys):
   assert files(".") == []
 
 
-def test_an_experiment_that_makes_none(run, capsys):
-  assert "experiments.mlp makes no samples" in refused(capsys, definition=MLP)
-  shutil.rmtree("w/checkpoints")
-  assert "experiments.mlp makes no samples" in refused(capsys, definition=MLP)  # not: train it first
+def test_points_are_counted_and_are_one_picture(run, capsys):
+  def plane(state, key, count):
+    COUNTS.append(count)
+    return np.full((1, 3, 3, 1), 0.5)
+
+  assert make("--count=9") == 0  # its single pictures must go
+  COUNTS.clear()
+  for count, said in ((9, "a picture of 9 points"), (2300, "a picture of 2,300 points"), (1, "a picture of 1 point\n")):
+    assert make(f"--count={count}", definition=maker(plane, "points")) == 0
+    assert said in capsys.readouterr().out
+  assert COUNTS == [9, 2300, 1]
+  assert files("w/generated") == ["generated.json", "samples.png"]
+
+
+def test_a_task_that_has_no_more_is_asked_once(run, capsys):
+  def three(state, key, count):
+    COUNTS.append(count)
+    return np.zeros((3, 2, 2, 1))
+
+  assert make("--count=2300", definition=maker(three)) == 0
+  assert "3 pictures" in capsys.readouterr().out
+  assert len(COUNTS) == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["--count=9"], ["--output=x"]])
+def test_an_experiment_that_makes_none(in_directory, capsys, monkeypatch, arguments):
+  monkeypatch.setattr(inputs, "open_data", lambda *_: pytest.fail("the data were opened"))
+  assert command.main(MLP, ["sample", "--config=iris", *arguments]) == 2
+  line = "sample: experiments.mlp makes no samples; use eval to see how good a run of it is\n"
+  assert capsys.readouterr().err == line
+  if arguments:
+    assert command.main(MLP, ["--config=iris", *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"flags: {arguments[0]} is of the command sample, and experiments.mlp ")
+
+
+def test_data_that_nothing_is_made_of(run, capsys):
+  assert "experiments.mlp makes no samples of sklearn:iris" in refused(capsys, definition=maker(None))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -212,9 +246,23 @@ def test_a_run_that_diverged(run, capsys, value):
   assert "the run diverged" in refused(capsys, definition=maker(lambda *_: np.full((1, 2, 2, 1), value)))
 
 
-def test_help_tells_of_it(capsys):
+def test_help_tells_of_it_where_there_are_samples(capsys):
+  told = ("sample --config=RUN", "--count=64", "--output=", "--sample_seed=-1", "pictures, as files")
   for arguments in (["--help"], ["help"], ["sample", "--help", "--count=3"]):
+    assert command.main(MAKER, arguments) == 0
+    text = capsys.readouterr().out
+    assert [each for each in told if each not in text] == []
     assert command.main(MLP, arguments) == 0
     text = capsys.readouterr().out
-    for expected in ("sample --config=RUN", "--count=64", "--output=", "--sample_seed=-1"):
-      assert expected in text
+    assert [each for each in (*told, "word sample") if each in text] == []
+
+
+@pytest.mark.parametrize(
+  ("name", "gives"),
+  [("gpt", "printed"), ("bert", "printed"), ("forecast", "CSV"), ("gan", "files"), ("autoencoder", "files")],
+)
+def test_help_says_what_sample_gives(capsys, name, gives):
+  definition = importlib.import_module(f"experiments.{name}.__main__").EXPERIMENT
+  assert command.main(definition, ["--help"]) == 0
+  (line,) = [line for line in capsys.readouterr().out.splitlines() if f"{name} sample --config=RUN" in line]
+  assert gives in line

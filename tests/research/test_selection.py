@@ -21,7 +21,9 @@ def test_best_is_the_earliest_of_the_best(metric, scores, best):
   assert selection.best(metric, scores) == best
 
 
-@pytest.mark.parametrize("name", ["loss", "frechet_distance", "kernel_distance", "divergence", "mae", "rmse", "mase"])
+@pytest.mark.parametrize(
+  "name", ["loss", "frechet_distance", "kernel_distance", "divergence", "mae", "rmse", "mase", "word_error", "dropped"]
+)
 def test_what_should_be_low(name):
   assert selection.lower_is_better(f"generated/{name}")
 

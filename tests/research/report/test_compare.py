@@ -50,6 +50,24 @@ def test_the_command_prints_everything_and_draws_the_curves(make_run, tmp_path, 
     assert picture.width > 1000
 
 
+@pytest.mark.parametrize("content", ["a picture", "text", "a folder"])
+def test_a_file_of_another_make_is_not_written_over(make_run, tmp_path, capsys, content):
+  paths = [str(make_run(name)) for name in ("one", "two")]
+  out = tmp_path / "compare.png"
+  if content == "a picture":
+    Image.new("L", (2, 2)).save(out)
+  elif content == "text":
+    out.write_text("mine")
+  else:
+    out.mkdir()
+  before = None if out.is_dir() else out.read_bytes()
+  assert main([*paths, f"--out={out}"]) == 2
+  said = capsys.readouterr()
+  line = f"report: {out} is a file that this command did not write; name another with --out=FILE.png\n"
+  assert (said.out, said.err) == ("", line)
+  assert before is None or out.read_bytes() == before
+
+
 def test_one_run_gets_its_page_anew(make_run, capsys):
   path = make_run()
   page = (path / "report.html").read_text()

@@ -49,6 +49,39 @@ def test_the_main_kind_has_its_own_name(make_samples):
   assert re.findall(r"<h[23][^>]*>(.*?)</h", page)[:2] == ["Reconstructions", "Samples"]
 
 
+def widest(page):
+  """The most pixels that each picture of the page may take; "" where it may take all that there is."""
+  return re.findall(r'<img src="data:image/png[^>]*?max-width:(\d+)px', page)
+
+
+def test_a_grid_takes_the_pages_width_and_a_small_one_does_not(make_samples):
+  page = make_samples(lambda step: np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), np.uint8), moments=1)
+  assert int(widest(page)[0]) >= 1024
+  page = make_samples(lambda step: np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), np.uint8), moments=1)
+  assert 4 * 8 * 2 <= int(widest(page)[0]) <= 400
+  assert "smooth" not in page[page.index("<body") :]
+
+
+def test_what_was_not_enlarged_is_smoothed_and_hardly_stretched(make_samples):
+  page = make_samples(lambda step: np.random.default_rng(0).integers(0, 256, (1, 500, 500, 1), np.uint8), moments=1)
+  assert 500 <= int(widest(page)[0]) <= 650
+  assert '<img src="data:image/png' in page
+  assert 'class="smooth"' in page
+
+
+def test_two_moments_stand_side_by_side(make_samples):
+  page = make_samples(lambda step: {"samples": grey(step), "walk": grey(step)}, moments=2)
+  assert figures(page) == [("png", "step 20 the newest"), ("png", "step 10 the first"), ("png", "step 20")]
+  assert "Earlier" not in page
+
+
+def test_one_moment_stands_beside_its_other_kinds(make_samples):
+  page = make_samples(lambda step: {"digits": grey(step), "classes": grey(step), "walk": grey(step)}, moments=1)
+  assert figures(page) == [("png", "step 10")] * 3
+  assert re.findall(r"<h[23][^>]*>(.*?)</h", page)[:4] == ["Digits", "Digits", "Classes", "Walk"]
+  assert '<div class="kinds three">' in page
+
+
 def test_texts_have_no_film(make_samples):
   page = make_samples(lambda step: f"text {step}", moments=4)
   assert figures(page) == [("text", "step 40 the newest"), *(("text", f"step {step}") for step in (30, 20, 10))]

@@ -76,6 +76,20 @@ def test_the_page_says_the_numbers(make_run, classified):
     assert wanted in text
 
 
+def test_a_best_has_columns_only_where_there_is_one(make_run, monkeypatch):
+  path = make_run()
+  assert {"best", "at step", "A ring marks the best."} <= set(parse(path).texts)
+  monkeypatch.setitem(sys.modules, "matplotlib", None)
+  lines = (path / "metrics.jsonl").read_text().splitlines()
+  kept = [line for line in lines if json.loads(line)["step"] <= 2]
+  (path / "metrics.jsonl").write_text("\n".join(kept) + "\n")
+  rebuild(path, note=lambda _text: None)
+  texts = parse(path).texts
+  assert "last" in texts
+  assert not {"best", "at step"} & set(texts)
+  assert "A ring marks the best." not in texts
+
+
 def test_flags_that_differ_from_their_defaults_come_first(make_run):
   text = " ".join(parse(make_run(learning_rate="0.3")).texts)
   flags = text[text.index("Flags") :]

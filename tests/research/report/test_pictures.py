@@ -37,6 +37,15 @@ def test_a_floor_is_dashed_across_the_plot():
   assert (floor.is_dashed(), generated.is_dashed()) == (True, False)
 
 
+@pytest.mark.parametrize("value", [0.0, 0.96, 1.0])
+def test_one_share_alone_has_axes_that_are_possible(value):
+  (axes,) = pictures.curves_figure(panels.panels({"test/accuracy": ([3], [value])})).axes
+  low, high = axes.get_ylim()
+  assert 0 <= low <= value <= high <= 1
+  assert axes.get_xlim()[0] == 0
+  assert all(step == int(step) for step in axes.get_xticks())
+
+
 @pytest.mark.parametrize("count", [1, 8, 9, 30])
 def test_runs_have_different_colours(count):
   assert len(set(pictures.run_colours(count))) == count

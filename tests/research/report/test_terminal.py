@@ -71,6 +71,27 @@ def test_the_metric_shown_is_the_headline_or_the_nearest_thing(scalars, shown):
   assert line.metric == (shown, scalars[shown])
 
 
+def test_without_held_out_data_the_loss_of_training_is_told(tmp_path, capsys):
+  with Report(tmp_path, header={}, total_steps=20, batch_size=4) as report:
+    report.train(10, {"train/loss": 0.5, "train/accuracy": 0.25})
+    report.evaluation(15, {})
+    report.finish({"step": 20, "metrics": {}})
+  lines = capsys.readouterr().out.splitlines()
+  assert any(re.match(r"step 15/20 · train/loss 0\.5000( · |$)", line) for line in lines)
+  assert re.search(r"^train/loss +0\.5000$", "\n".join(lines), re.MULTILINE)
+  metrics = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  assert len(metrics) == 1  # told twice, measured once
+
+
+def test_numbers_below_0_have_a_true_minus_on_the_terminal_and_none_in_files(tmp_path, capsys):
+  with Report(tmp_path, header={}, total_steps=1, batch_size=4) as report:
+    report.evaluation(1, {"test/skill": -0.25})
+    report.finish({"step": 1, "metrics": {"test/skill": -0.25}})
+  assert capsys.readouterr().out.count("−0.2500") == 2
+  for name in ("metrics.jsonl", "result.json"):
+    assert '"test/skill": -0.25' in (tmp_path / name).read_text()
+
+
 SCRIPT = """
 import sys, time
 from research.report import Report
@@ -119,7 +140,7 @@ def test_a_narrow_window_drops_the_least_wanted_facts_and_does_not_flicker(monke
   monkeypatch.setattr(terminal, "peak_memory", lambda: "")
   line = terminal.Live(1000, 0, 1, "test/accuracy")
   line.evaluation(1, {"test/accuracy": 0.5})
-  line.train(1, {"train/loss": 0.25})
+  line.train(1, {"train/loss": 0.25, "train/balance_loss": 1.0})
   line._memory = (0.0, "457 MiB")
   whole = "1/1,000 · loss 0.2500 · test/accuracy 50.00% · 457 MiB"
   assert line._fitting(len(whole)) == whole
