@@ -3,6 +3,7 @@
   python -m benchmarks.results                           all rows
   python -m benchmarks.results mlp-iris cnn-digits       some rows
   python -m benchmarks.results --data_dir=DIRECTORY      where the TFDS sets lie prepared
+  python -m benchmarks.results --shakespeare=FILE        with the rows of tinyshakespeare, which are left out without it
 
 Each run is the preset's own command in a process of its own, kept under runs/results; finished runs are not repeated.
 """
@@ -23,7 +24,8 @@ import jax
 class Row:
   """One line of the table: a preset, its seeds, and the metric that is told. Rows of one preset share its runs.
 
-  With `start`, the name of another row, each run begins with the parameters of that row's first run.
+  With `start`, the name of another row, each run begins with the parameters of that row's first run. `shakespeare`
+  rows read the file that the command line names.
   """
 
   experiment: str
@@ -32,6 +34,7 @@ class Row:
   metric: str = "test/accuracy"
   vary: tuple[str, ...] = ("--seed={}",)
   start: str = ""
+  shakespeare: bool = False
 
   @property
   def name(self) -> str:
@@ -67,6 +70,11 @@ ROWS = (
   Row("gan", "fashion_conditional", 3, "generated/class_accuracy"),
   Row("autoencoder", "fashion_denoising", 3, "test/gain_db"),
   Row("autoencoder", "fashion_vae", 3, "test/elbo"),
+  Row("gpt", "shakespeare_nano", 3, "validation/loss", shakespeare=True),
+  Row("gpt", "shakespeare_cpu", 3, "validation/loss", shakespeare=True),
+  Row("text", "docstrings_cnn", 3),
+  Row("text", "docstrings_cnn", 3, "test/macro_f1"),
+  Row("text", "docstrings_bag", 3),
   Row("bert", "docstrings", 1),
   Row("bert", "docstrings_classify", 3, vary=LABELS),
   Row("bert", "docstrings_classify", 3, "test/macro_f1", vary=LABELS),
@@ -80,14 +88,16 @@ ROWS = (
 SHARES = ("accuracy", "macro_f1", "high_quality", "precision", "recall")
 
 
-def run(row: Row, seed: int, runs: Path, data_dir: str) -> dict:
+def run(row: Row, seed: int, runs: Path, data_dir: str, shakespeare: Path | None) -> dict:
   """The result of one run: result.json. The run that it begins with is made first, if it is not there yet."""
   if row.start:
-    run(next(each for each in ROWS if each.name == row.start), 0, runs, data_dir)
+    run(next(each for each in ROWS if each.name == row.start), 0, runs, data_dir, shakespeare)
   workdir = runs / f"{row.name}-s{seed}"
   command = [*row.command(seed, runs), f"--workdir={workdir}"]
   if data_dir:
     command.append(f"--data.dir={data_dir}")
+  if row.shakespeare:
+    command.append(f"--data.source=text:{shakespeare}")
   subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
   return json.loads((workdir / "result.json").read_text())
 
@@ -102,7 +112,7 @@ def line(row: Row, results: list[Mapping]) -> str:
     told = f"**{mean:.2f} ± {spread:.2f} %** | {low:.2f} – {high:.2f} %"
   elif row.metric.endswith("gap"):
     told = f"**{statistics.mean(values):.1e}** | {min(values):.1e} – {max(values):.1e}"
-  elif row.metric.endswith("mae"):
+  elif row.metric.endswith(("mae", "validation/loss")):
     told = f"**{statistics.mean(values):.4f} ± {spread:.4f}** | {min(values):.4f} – {max(values):.4f}"
   else:
     told = f"**{statistics.mean(values):.2f} ± {spread:.2f}** | {min(values):.2f} – {max(values):.2f}"
@@ -116,6 +126,7 @@ def main() -> None:
   parser.add_argument("rows", nargs="*", help=f"rows to run: {', '.join(row.name for row in ROWS)}")
   parser.add_argument("--runs", type=Path, default=Path("runs/results"), help="where the runs are kept")
   parser.add_argument("--data_dir", default="", help="where the TFDS sets lie prepared")
+  parser.add_argument("--shakespeare", type=Path, default=None, help="tinyshakespeare.txt")
   parser.add_argument("--seeds", type=int, default=0, help="seeds of each row, instead of the row's own number")
   arguments = parser.parse_args()
   if unknown := set(arguments.rows) - {row.name for row in ROWS}:
@@ -125,9 +136,12 @@ def main() -> None:
   print("| preset | metric | mean ± sd | least – greatest | wall time, median (range) | n |")
   print("| --- | --- | --- | --- | --- | --- |")
   for row in ROWS:
-    if not arguments.rows or row.name in arguments.rows:
+    wanted = row.name in arguments.rows or not arguments.rows
+    if wanted and row.shakespeare and arguments.shakespeare is None:
+      print(f"{row.name} needs --shakespeare=FILE", file=sys.stderr)
+    elif wanted:
       seeds = range(arguments.seeds or row.seeds)
-      results = [run(row, seed, arguments.runs, arguments.data_dir) for seed in seeds]
+      results = [run(row, seed, arguments.runs, arguments.data_dir, arguments.shakespeare) for seed in seeds]
       print(line(row, results), flush=True)
 
 
