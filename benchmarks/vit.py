@@ -40,7 +40,14 @@ def flagship(dtype: str = "float32") -> turns.Run:
   from research.supervised import supervised
 
   config = Config(
-    layers=LAYERS, width=WIDTH, heads=HEADS, norm_epsilon=EPSILON, causal=False, initializer="vit", dtype=dtype
+    layers=LAYERS,
+    width=WIDTH,
+    heads=HEADS,
+    norm_epsilon=EPSILON,
+    causal=False,
+    unroll=LAYERS,
+    initializer="vit",
+    dtype=dtype,
   )
   network = ViT(config, classes=CLASSES, patch=PATCH, pooling="mean")
   w = weights()
