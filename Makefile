@@ -37,6 +37,8 @@ bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks.gan
 	$(BIN)/python -m benchmarks.gpt
+	$(BIN)/python -m benchmarks.vit
+	$(BIN)/python -m benchmarks.text
 	$(BIN)/python -m benchmarks.interchange
 
 results: setup

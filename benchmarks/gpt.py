@@ -7,14 +7,11 @@ Four layers of width 128 with 4 heads, context 64, batch 12, AdamW with clipping
 with the same weights and the same batch, so their first losses must agree; the text is random, which changes no speed.
 """
 
-import os
-
 import numpy as np
 
-from benchmarks import turns
+from benchmarks import turns, updates
 
 LAYERS, WIDTH, HEADS, LENGTH, BATCH, VOCABULARY = 4, 128, 4, 64, 12, 65
-RATE, DECAY, BETAS, CLIP = 1e-3, 0.1, (0.9, 0.99), 1.0
 
 
 def weights() -> dict[str, np.ndarray]:
@@ -35,55 +32,29 @@ def batch() -> np.ndarray:
 
 def flagship(dtype: str = "float32") -> turns.Run:
   """Flagship's own task, as experiments.gpt compiles it."""
-  import jax
-  import jax.numpy as jnp
-
-  from experiments.schema import Optim
-  from research import optim
-  from research.allocator import keep_freed_memory
   from research.language import language_modelling
   from research.models.language_model import LanguageModel
   from research.models.transformer_config import Config
-  from research.task import step_key
 
-  keep_freed_memory()  # as experiments.work does
   config = Config(layers=LAYERS, width=WIDTH, heads=HEADS, bias=False, unroll=LAYERS, dtype=dtype)
-  rule = Optim(
-    name="adamw", learning_rate=RATE, schedule="constant", beta2=BETAS[1], weight_decay=DECAY, clip_norm=CLIP
-  )
-  task = language_modelling(
-    LanguageModel(config, VOCABULARY, LENGTH),
-    optim.make_optimizer(rule, 1000),
-    token_bytes_V=np.ones(VOCABULARY, np.int32),
-  )
-  data = {"tokens": jnp.asarray(batch()), "mask": jnp.ones(BATCH), "index": jnp.arange(BATCH)}
-  state = jax.jit(task.init)(jax.random.key(0), data)
-  w = jax.tree.map(jnp.asarray, weights())
-  layers = state.params["transformer"]["layers"]
-  params = {
-    **state.params,
-    "embed": {"embedding": w["tokens"]},
-    "position_embed": {"embedding": w["places"]},
-    "transformer": {
-      **state.params["transformer"],
-      "layers": {
-        **layers,
-        "attention": {name: {"kernel": w[name]} for name in ("query", "key", "value", "out")},
-        "mlp": {name: {"kernel": w[name]} for name in ("up", "down")},
-      },
-    },
-  }
-  assert jax.tree.structure(params) == jax.tree.structure(state.params)
-  state = state.replace(params=params)
-  step = jax.jit(lambda state, data: task.step(state, data, step_key(0, state.step)), donate_argnums=0)
+  network = LanguageModel(config, VOCABULARY, LENGTH)
+  w = weights()
 
-  def run(count: int) -> float:
-    nonlocal state
-    for _ in range(count):
-      state, metrics = step(state, data)
-    return float(metrics["loss"])
+  def place(params):
+    stack = params["transformer"]
+    layers = {
+      **stack["layers"],
+      "attention": {name: {"kernel": w[name]} for name in ("query", "key", "value", "out")},
+      "mlp": {name: {"kernel": w[name]} for name in ("up", "down")},
+    }
+    embedded = {"embed": {"embedding": w["tokens"]}, "position_embed": {"embedding": w["places"]}}
+    return {**params, **embedded, "transformer": {**stack, "layers": layers}}
 
-  return run
+  return updates.by_flagship(
+    lambda optimizer: language_modelling(network, optimizer, token_bytes_V=np.ones(VOCABULARY, np.int32)),
+    {"tokens": batch()},
+    place,
+  )
 
 
 def bfloat16() -> turns.Run:
@@ -121,33 +92,17 @@ def flax() -> turns.Run:
         x = Block(name=f"block_{i}")(x)
       return embed.attend(nn.LayerNorm(epsilon=1e-5, use_bias=False, name="norm")(x))
 
-  model, data, w = GPT(), jnp.asarray(batch()), weights()
-  params = model.init(jax.random.key(0), data[:, :-1])["params"]
-  params |= {name: {"embedding": jnp.asarray(w[name])} for name in ("tokens", "places")}
+  model, w = GPT(), weights()
+  params = model.init(jax.random.key(0), batch()[:, :-1])["params"]
+  params |= {name: {"embedding": w[name]} for name in ("tokens", "places")}
   for i in range(LAYERS):
-    for name in ("query", "key", "value", "out", "up", "down"):
-      params[f"block_{i}"][name] = {"kernel": jnp.asarray(w[name][i])}
-  rule = optax.adamw(RATE, b2=BETAS[1], weight_decay=DECAY, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p))
-  optimizer = optax.chain(optax.clip_by_global_norm(CLIP), rule)
-  opt_state = optimizer.init(params)
+    params[f"block_{i}"] |= {name: {"kernel": w[name][i]} for name in ("query", "key", "value", "out", "up", "down")}
 
-  @jax.jit
-  def step(params, opt_state, data):
-    def loss_of(params):
-      logits = model.apply({"params": params}, data[:, :-1])
-      return optax.softmax_cross_entropy_with_integer_labels(logits, data[:, 1:]).mean()
+  def loss_of(params, data):
+    logits = model.apply({"params": params}, data[:, :-1])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, data[:, 1:]).mean()
 
-    loss, gradients = jax.value_and_grad(loss_of)(params)
-    updates, opt_state = optimizer.update(gradients, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state, loss
-
-  def run(count: int) -> float:
-    nonlocal params, opt_state
-    for _ in range(count):
-      params, opt_state, loss = step(params, opt_state, data)
-    return float(loss)
-
-  return run
+  return updates.by_optax(loss_of, params, batch())
 
 
 def torch() -> turns.Run:
@@ -156,7 +111,6 @@ def torch() -> turns.Run:
   from torch import nn
   from torch.nn import functional
 
-  torch.set_num_threads(os.cpu_count())
   w = weights()
 
   def linear(kernel):
@@ -189,22 +143,12 @@ def torch() -> turns.Run:
       x = self.blocks(self.tokens(tokens) + self.places(torch.arange(LENGTH)))
       return self.norm(x) @ self.tokens.weight.T
 
-  model, data = GPT(), torch.from_numpy(batch()).long()
-  matrices = [p for p in model.parameters() if p.ndim > 1]
-  others = [p for p in model.parameters() if p.ndim <= 1]
-  groups = [{"params": matrices, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
-  optimizer = torch.optim.AdamW(groups, RATE, BETAS)
+  data = torch.from_numpy(batch()).long()
 
-  def run(count: int) -> float:
-    for _ in range(count):
-      loss = functional.cross_entropy(model(data[:, :-1]).flatten(0, 1), data[:, 1:].flatten())
-      optimizer.zero_grad()
-      loss.backward()
-      nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-      optimizer.step()
-    return loss.item()
+  def loss_of(model):
+    return functional.cross_entropy(model(data[:, :-1]).flatten(0, 1), data[:, 1:].flatten())
 
-  return run
+  return updates.by_torch(GPT, loss_of)
 
 
 if __name__ == "__main__":

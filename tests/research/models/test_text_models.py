@@ -65,18 +65,48 @@ def test_a_bag_is_the_mean_of_embeddings():
   np.testing.assert_allclose(logits_of(MODELS["bag"], params)[1], head(params, features), rtol=1e-5, atol=1e-5)
 
 
-def test_the_convolutions_greatest_values_by_hand():
-  params = params_of(MODELS["cnn"])
-  x_LD = embedded(params, 1)
+def convolved(params, row, windows):
+  """The greatest value of each filter over a text, in float64: zeros before and behind it, window by window."""
+  x_LD = embedded(params, row)
   features = []
-  for window in (2, 3):
+  for window in windows:
     weights = jax.tree.map(lambda a: np.asarray(a, np.float64), params[f"window_{window}"])
     before = (window - 1) // 2
     padded = np.pad(x_LD, ((before, window - 1 - before), (0, 0)))
     values = [padded[i : i + window].ravel() @ weights["kernel"] + weights["bias"] for i in range(len(x_LD))]
-    features.append(np.maximum(np.max(values, axis=0), 0))
-  expected = head(params, np.concatenate(features))
-  np.testing.assert_allclose(logits_of(MODELS["cnn"], params)[1], expected, rtol=1e-4, atol=1e-5)
+    features.append(np.max(values, axis=0, initial=0.0) if values else np.zeros_like(weights["bias"]))
+  return np.concatenate(features)
+
+
+@pytest.mark.parametrize("windows", [(2, 3), (4, 1, 5), (3,)], ids=str)
+def test_the_convolutions_greatest_values_by_hand(windows):
+  model = TextCNN(**SAME, windows=windows, filters=4)
+  params = params_of(model)
+  expected = np.stack([head(params, convolved(params, row, windows)) for row in range(3)])
+  np.testing.assert_allclose(logits_of(model, params), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_convolutions_gradient_is_the_slope_of_the_definition():
+  windows = (4, 1, 5)
+  model = TextCNN(**SAME, windows=windows, filters=4)
+  params = params_of(model)
+  random = np.random.default_rng(2)
+  towards = jax.tree.map(lambda p: random.normal(size=p.shape), params)
+
+  def value(step):
+    moved = jax.tree.map(lambda p, t: np.asarray(p, np.float64) + step * t, params, towards)
+    return sum(np.sin(head(moved, convolved(moved, row, windows))).sum() for row in range(3))
+
+  gradient = jax.jit(jax.grad(lambda p: jnp.sin(model.apply({"params": p}, TOKENS_BL, train=True)).sum()))(params)
+  slopes = jax.tree.map(lambda g, t: (np.asarray(g, np.float64) * t).sum(), gradient, towards)
+  # Central differences in float64 are right to eight digits, so the tolerance is float32's.
+  np.testing.assert_allclose(sum(jax.tree.leaves(slopes)), (value(1e-5) - value(-1e-5)) / 2e-5, rtol=1e-4)
+
+
+def test_a_convolution_of_no_text_sees_zeros_in_bfloat16_too():
+  model = TextCNN(**SAME, windows=(2, 3), filters=4, dtype="bfloat16")
+  params = params_of(model)
+  np.testing.assert_allclose(logits_of(model, params)[2], head(params, np.zeros(8)), rtol=1e-2, atol=1e-2)
 
 
 def test_a_gru_from_both_ends_is_its_equations():
