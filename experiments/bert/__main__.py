@@ -9,14 +9,18 @@ from pathlib import Path
 
 from experiments import origin
 from experiments.bert.filling import Filling, fill
-from experiments.bert.network import Model, make_classifier, make_guesser
+from experiments.bert.layouts import beside
+from experiments.bert.network import Model, make_network
 from experiments.command import Definition, main
+from experiments.interchange import Interchange
 from experiments.schema import Data, Experiment, flag
-from experiments.supervised_task import make_task, outputs
+from experiments.supervised_task import make_task
 from research import optim
 from research.data import corpus, labelled_text
 from research.data.text import FILE, TextSplits, open_text
 from research.errors import UserError
+from research.interchange.bert import BERT, BERT_CLASSIFIER, BERT_ENCODER
+from research.interchange.family import fields_of
 from research.masked_language import masked_language_modelling
 from research.masking import masking_of
 from research.models.bert import POOLINGS, mask_id
@@ -121,16 +125,14 @@ def open_data(config: Config, say, workdir: Path | None) -> TextSplits:
 
 
 def build(config: Config, splits: TextSplits, total_steps: int) -> Task:
-  tokenizer = splits.tokenizer
+  network = make_network(config, splits)
   if config.task == "classify":
-    network = make_classifier(config.model, tokenizer, outputs(splits), config.classify.pooling)
     return make_task(config, splits, total_steps, network, macro_f1=True)
-  network = make_guesser(config.model, tokenizer)
   masks = config.masks
   return masked_language_modelling(
     network,
     optim.make_optimizer(config.optim.over(total_steps), total_steps),
-    masking_of(tokenizer, mask_id(network.vocabulary), share=masks.share, whole_words=masks.whole_words),
+    masking_of(splits.tokenizer, mask_id(network.vocabulary), share=masks.share, whole_words=masks.whole_words),
     micro_batches=config.optim.micro_batches,
     ema_decay=config.optim.ema_decay,
   )
@@ -146,6 +148,9 @@ EXPERIMENT = Definition(
   sampling=Filling,
   generate=fill,
   heads=("transform_dense", "transform_norm", "head_bias", "pooler", "head"),
+  interchange=Interchange(
+    (BERT, BERT_CLASSIFIER, BERT_ENCODER), lambda config, splits: fields_of(make_network(config, splits)), beside
+  ),
 )
 
 if __name__ == "__main__":

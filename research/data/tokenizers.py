@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from research.data import fingerprint as fingerprints
+from research.data import library_file
 from research.errors import UserError
 
 KINDS = ("char", "byte", "bpe")  # of which texts can be written again
@@ -260,8 +261,11 @@ def _of_library(path: Path, content: dict) -> BytePairs:
     raise UserError(f"data: {path} is no byte-level BPE ({model} with {decoder}); no other tokenizer can be taken over")
   end = _beside(path, "tokenizer_config.json").get("eos_token") or END
   size = _beside(path, "config.json").get("vocab_size")
+  size = size if isinstance(size, int) else 0
   text = end.get("content", END) if isinstance(end, dict) else end
-  return BytePairs(json.dumps(content), str(text), size if isinstance(size, int) else 0)
+  if (plain := library_file.without_mask(content)) != content:
+    content, size = plain, max(0, size - 2)  # they are the model's, not the tokenizer's
+  return BytePairs(json.dumps(content), str(text), size)
 
 
 def _beside(path: Path, name: str) -> dict:

@@ -102,7 +102,7 @@ def test_other_tokens_are_refused(exported, text, tmp_path, capsys):
   bare = shutil.copytree(target, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
   line[1] = f"--init_from=hf:{bare}"
   error = refused(capsys, GPT, *line, "--text.tokenizer=byte")
-  assert f"{bare} has embeddings of 270 tokens, and the run's tokenizer has 257" in error
+  assert f"{bare} has embeddings of 270 tokens, and the run's tokens are 257" in error
   assert "has no tokenizer.json" in refused(capsys, GPT, *line, "--text.tokenizer=init")
   assert not (tmp_path / "second").exists()
 
