@@ -84,6 +84,47 @@ def test_a_stream_holds_back_what_may_become_a_stop_or_a_character():
   assert (ended.add(ord("a")), ended.add(tokenizer.end), ended.finished, ended.add(ord("b"))) == ("a", "", True, "")
 
 
+class Counting:
+  """A tokenizer that notes how many tokens it was given to decode."""
+
+  def __init__(self, tokenizer):
+    self._tokenizer, self.end, self.most = tokenizer, tokenizer.end, 0
+
+  def decode(self, ids):
+    self.most = max(self.most, len(ids))
+    return self._tokenizer.decode(ids)
+
+
+EMOJI = "naïve 🙂🙂 €5, 東京 👩‍👩‍👧 \ufffd end"
+PIECES = b"\xf0\x9f\xe2\x82\xf0\x9f\x99\x82\x82\xf0\x41"  # of characters, some of them broken off
+STREAMS = [EMOJI.encode(), PIECES * 3, b"\x82" * 30, EMOJI.encode() + PIECES[:2]]
+
+
+@pytest.mark.parametrize("kind", ["byte", "bpe"])
+@pytest.mark.parametrize("stream_bytes", STREAMS)
+def test_a_stream_is_what_decoding_all_gives_and_decodes_a_few_tokens_at_a_time(kind, stream_bytes):
+  learned = tokenizers.learn(kind, [EMOJI, "naïve " * 20], vocabulary=270)
+  ids = list(stream_bytes)
+  if kind == "bpe":
+    ids = learned.encode(stream_bytes.decode(errors="replace")).tolist()
+    ids = ids[:9] + ids[10:] + ids[3:]  # a token fewer: characters fall apart
+  counting, shown = Counting(learned), ""
+  stream = _Stream(counting, [])
+  for place, token in enumerate(ids, start=1):
+    shown += stream.add(token)
+    assert stream.text == learned.decode(ids[:place])
+    assert shown == stream.text.rstrip("\ufffd")
+  assert shown + stream.rest() == learned.decode(ids)
+  assert counting.most <= 5
+
+
+def test_a_stop_string_is_found_across_the_tokens_that_make_it():
+  text = "one 🙂 two 🙂🙂 three"
+  stream = _Stream(tokenizers.learn("byte", []), ["🙂🙂", "never"])
+  shown = "".join(stream.add(token) for token in text.encode())
+  assert (shown, stream.text, stream.finished) == ("one 🙂 two ", "one 🙂 two ", True)
+
+
 def test_documents_kept_apart_and_byte_pairs_train(tmp_path):
   lines = [json.dumps({"text": f"number {number} is {number % 7}"}) for number in range(60)]
   (tmp_path / "a.jsonl").write_text("\n".join(lines))
