@@ -38,6 +38,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.gan
 	$(BIN)/python -m benchmarks.gpt
 	$(BIN)/python -m benchmarks.interchange
+	$(BIN)/python -m benchmarks.exported
 
 results: setup
 	$(BIN)/python -m benchmarks.results
