@@ -39,6 +39,8 @@ class Definition:
       open other runs that a task is scored by. Only training and evaluation ask for it.
     open_data: (config, say, workdir or None) → splits, where they are not what `inputs.open_data` makes of the data
       flags. The run's directory may hold what an earlier start has kept.
+    open_kept: (config, workdir) → splits of the same shapes, or None: what the word sample needs of the data, from
+      what the run has kept. Their `about` is compared with run.json's.
     heads: names of modules that belong to a task and not to what --init_from carries over from another.
     sampling: the dataclass of the word sample's own flags.
     generate: (job, state, request) → exit code: what the word sample does, where it is not to write `task.sample`'s
@@ -53,6 +55,7 @@ class Definition:
   directory: Path
   judge: Callable[[Any, Path, Callable[[str], None]], Any] | None = None
   open_data: Callable[[Any, Callable[[str], None], Path | None], Any] | None = None
+  open_kept: Callable[[Any, Path], Any] | None = None
   heads: tuple[str, ...] = ("head",)
   sampling: type[Sampling] = Sampling
   generate: Callable[[Any, Any, "Request"], int] | None = None

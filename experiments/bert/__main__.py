@@ -17,7 +17,7 @@ from experiments.schema import Data, Experiment, flag
 from experiments.supervised_task import make_task
 from research import optim
 from research.data import corpus, labelled_text
-from research.data.text import FILE, TextSplits, open_text
+from research.data.text import FILE, TextSplits, open_text, without_text
 from research.errors import UserError
 from research.interchange.bert import BERT, BERT_CLASSIFIER, BERT_ENCODER
 from research.interchange.family import fields_of
@@ -124,6 +124,14 @@ def open_data(config: Config, say, workdir: Path | None) -> TextSplits:
   return splits if config.task == "classify" else labelled_text.without_labels(splits)
 
 
+def open_kept(config: Config, workdir: Path) -> TextSplits | None:
+  """A classifier's classes stand in its data alone."""
+  if config.task == "classify":
+    return None
+  length, size = config.model.length, config.data.batch_size
+  return without_text(workdir, length=length, size=size, packed=config.text.packed, ahead=0)
+
+
 def build(config: Config, splits: TextSplits, total_steps: int) -> Task:
   network = make_network(config, splits)
   if config.task == "classify":
@@ -145,6 +153,7 @@ EXPERIMENT = Definition(
   build,
   Path(__file__).parent,
   open_data=open_data,
+  open_kept=open_kept,
   sampling=Filling,
   generate=fill,
   heads=("transform_dense", "transform_norm", "head_bias", "pooler", "head"),

@@ -139,9 +139,9 @@ class _Stream:
       if place >= 0:
         self.text, self.finished = self.text[:place], True
         return self.rest()
-    held = max([0, *(_overlap(self.text, stop) for stop in self._stops)])
-    end = len(self.text.rstrip("\ufffd")) if self.text.endswith("\ufffd") else len(self.text)
-    return self._show(min(end, len(self.text) - held))
+    whole = self.text.rstrip("\ufffd")
+    held = max([0, *(_overlap(whole, stop) for stop in self._stops)])
+    return self._show(len(whole) - held)
 
   def rest(self) -> str:
     return self._show(len(self.text))

@@ -1,10 +1,11 @@
 """Language models from the command line: trained, judged token by token, written from; and what is refused."""
 
 import json
+import shutil
 
 import pytest
 
-from experiments import command
+from experiments import command, kept, run_directory, work
 from experiments.gpt.__main__ import EXPERIMENT as GPT
 from experiments.gpt.writing import _Stream
 from research.data import tokenizers
@@ -59,6 +60,48 @@ def test_writing_from_a_prompt(trained, capsys):
   assert longer.startswith(first[:12])
   stopped = said(capsys, run, "--prompt=the cat", "--tokens=40", "--temperature=0", r"--stop=zzz| ")
   assert stopped == "the cat" + longer[len("the cat") :].split(" ")[0].rstrip("\n") + "\n"
+
+
+def test_writing_needs_no_text_but_the_tokenizer_that_the_run_began_with(trained, capsys, tmp_path):
+  run, line = shutil.copytree(trained, tmp_path / "run"), ["--prompt=the cat", "--tokens=5"]
+  expected = said(capsys, f"--config={run}", *line)
+  text = trained.parent / "a.txt"
+  text.rename(tmp_path / "gone.txt")
+  try:
+    assert said(capsys, f"--config={run}", *line) == expected
+    assert "no file or folder" in refused(capsys, "sample", f"--config={run}", *line, "--text.tokenizer=byte")
+    assert "no file or folder" in refused(capsys, "eval", f"--config={run}")
+    whole = (run / "tokenizer.json").read_text()
+    others = {"{": "is damaged", "{}": "describes no tokenizer", '{"kind": "byte"}': "not the one that it was started"}
+    for content, message in others.items():
+      (run / "tokenizer.json").write_text(content)
+      assert message in refused(capsys, "sample", f"--config={run}", *line)
+    (run / "tokenizer.json").unlink()
+    assert "no file or folder" in refused(capsys, "sample", f"--config={run}", *line)
+    (run / "tokenizer.json").write_text(whole)
+    (run / "run.json").write_text("{}")  # as of a run from before it named the tokenizer
+    assert "no file or folder" in refused(capsys, "sample", f"--config={run}", *line)
+  finally:
+    (tmp_path / "gone.txt").rename(text)
+
+
+def test_a_run_without_its_text_has_the_state_of_the_run_with_it(tmp_path):
+  """Epochs, a warm-up, documents kept apart and a best checkpoint, all of which need data in training."""
+  (tmp_path / "a.txt").write_text(TEXT)
+  line = [f"--data.source=text:{tmp_path / 'a.txt'}", *SMALL, "--run.epochs=0.5", "--optim.warmup_steps=50"]
+  line += ["--text.packed", "--run.best_metric=validation/loss", "--data.feed=grain", f"--workdir={tmp_path / 'run'}"]
+  request = command.read(GPT, line)
+  job = work.make_job(GPT, request.config, print)
+  (tmp_path / "run").mkdir()
+  run_directory.claim(request.workdir, "gpt", request.config)
+  job.data.splits.keep(request.workdir)
+  record = {"data": job.data.splits.fingerprint, **job.data.splits.about, "started": "", "command": ""}
+  run_directory.write_record(request.workdir, record)
+  (tmp_path / "a.txt").unlink()
+  found = kept.job(GPT, request)
+  assert found.abstract_state == job.abstract_state
+  assert found.data.splits.fingerprint == job.data.splits.fingerprint
+  job.data.train.close()
 
 
 def test_many_texts_and_beams(trained, capsys, tmp_path):
