@@ -40,6 +40,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.vit
 	$(BIN)/python -m benchmarks.text
 	$(BIN)/python -m benchmarks.interchange
+	$(BIN)/python -m benchmarks.exported
 
 results: setup
 	$(BIN)/python -m benchmarks.results

@@ -40,6 +40,8 @@ class Definition:
       open other runs that a task is scored by. Only training and evaluation ask for it.
     open_data: (config, say, workdir or None) → splits, where they are not what `inputs.open_data` makes of the data
       flags. The run's directory may hold what an earlier start has kept.
+    open_kept: (config, workdir) → splits of the same shapes, or None: what the word sample needs of the data, from
+      what the run has kept. Their `about` is compared with run.json's.
     heads: names of modules that belong to a task and not to what --init_from carries over from another.
     samples: what the word sample gives, in half a line for --help; "": the experiment makes no samples.
     sampling: the dataclass of the word sample's own flags.
@@ -55,6 +57,7 @@ class Definition:
   directory: Path
   judge: Callable[[Any, Path, Callable[[str], None]], Any] | None = None
   open_data: Callable[[Any, Callable[[str], None], Path | None], Any] | None = None
+  open_kept: Callable[[Any, Path], Any] | None = None
   heads: tuple[str, ...] = ("head",)
   samples: str = ""
   sampling: type[Sampling] = Sampling

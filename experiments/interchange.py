@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments import flags
 from experiments.schema import flag
+from research.data import library_file
 from research.errors import UserError
 from research.interchange import files
 from research.interchange.family import NEUTRAL, Family, to_ours, to_theirs
@@ -38,7 +39,8 @@ class Interchange:
   """What an experiment exchanges with Hugging Face.
 
   Attributes:
-    families: the layouts that it reads; a run is written in the first that can express it.
+    families: the layouts that it reads, of several for one model_type the one for the run's head; a run is written in
+      the first that can express it.
     fields: (config, splits) → `fields_of` the network that `build` trains, and what else the families name.
     beside: (config, splits) → {file name: JSON content} to write with the model; what stands under config.json is
       added to its entries.
@@ -71,13 +73,13 @@ def arrays(
   Raises:
     UserError: the network that the flags and the data make is another one, or the tensors are not config.json's.
   """
-  family, fields = _read(definition, directory)
   ours = definition.interchange.fields(config, splits)
+  family, fields = _read(definition, directory, ours)
   typed = {leaf.name for leaf in flags.leaves(definition.schema)}  # these a user may have changed
   if (size := fields.get("vocabulary")) is not None and size != ours["vocabulary"]:
     mend = f"; --text.tokenizer=init takes its {files.TOKENIZER}" if (directory / files.TOKENIZER).exists() else ""
     raise UserError(
-      f"init_from: {directory} has embeddings of {size} tokens, and the run's tokenizer has {ours['vocabulary']}{mend}"
+      f"init_from: {directory} has embeddings of {size} tokens, and the run's tokens are {ours['vocabulary']}{mend}"
     )
   neutral = {*NEUTRAL, *family.heads} - {entry.field for entry in family.entries if entry.field not in family.heads}
   for name, value in ours.items():
@@ -127,14 +129,20 @@ def write(door: Interchange, config: Any, splits: Any, params: Mapping[str, np.n
   files.write(target, {files.CONFIG: entries, **documents}, tensors)
   size = sum(tensor.nbytes for tensor in tensors.values()) / 1e6
   names = ", ".join([files.CONFIG, files.TENSORS, *documents])
-  return f"{len(tensors)} tensors, {size:,.1f} MB, as {family.architecture} in {target} ({names})"
+  lines = [f"{len(tensors)} tensors, {size:,.1f} MB, as {family.architecture} in {target} ({names})"]
+  if left := [path for path in params if path.split("/")[0] in family.leaves]:
+    lines.append(f"  without {', '.join(left)}: {family.architecture} has no such head")
+  if (tokenizer := getattr(splits, "tokenizer", None)) is not None and files.TOKENIZER not in documents:
+    lines.append(f"  without {files.TOKENIZER}: no such file divides texts as --text.tokenizer={tokenizer.kind} does")
+  return "\n".join(lines)
 
 
 def layout(door: Interchange, config: Any, splits: Any) -> tuple[Family, dict[str, Any]]:
   """The first layout that can express the network, and its fields. Raises UserError where none can, and why."""
   fields = door.fields(config, splits)
-  against = {family.model_type: family.differences(fields) for family in door.families}
-  for family in door.families:
+  families = [family for family in door.families if family.has_head_of(fields)]
+  against = {family.model_type: family.differences(fields) for family in families}
+  for family in families:
     if not against[family.model_type]:
       return family, fields
   told = "; ".join(f"{name}: {', '.join(wrong)}" for name, wrong in against.items())
@@ -142,33 +150,39 @@ def layout(door: Interchange, config: Any, splits: Any) -> tuple[Family, dict[st
 
 
 def tokenizer_files(config: Any, splits: Any) -> dict[str, Any]:
-  """A language model's `beside`: byte pairs as tokenizer.json, and what stands between documents."""
+  """A language model's `beside`: its tokenizer, and what stands between documents."""
   tokenizer = splits.tokenizer
   found: dict[str, Any] = {files.CONFIG: {"bos_token_id": tokenizer.end, "eos_token_id": tokenizer.end}}
-  content = tokenizer.content()
-  if content["kind"] == "bpe":
-    token = tokenizer.end_token
-    found[files.TOKENIZER] = content["tokenizer"]
-    found[files.TOKENIZER_CONFIG] = {
-      "tokenizer_class": "PreTrainedTokenizerFast",
-      "bos_token": token,
-      "eos_token": token,
-      "clean_up_tokenization_spaces": False,
-      "model_max_length": config.model.context,
-    }
+  if (description := library_file.to_library(tokenizer.content())) is not None:
+    found |= tokenizer_documents(config, description, dict.fromkeys(("bos_token", "eos_token"), tokenizer.end_token))
   return found
 
 
-def _read(definition: "Definition", directory: Path) -> tuple[Family, dict[str, Any]]:
-  """Which layout a directory is of, and the fields of its network."""
+def tokenizer_documents(config: Any, description: dict[str, Any], tokens: dict[str, str]) -> dict[str, Any]:
+  """What transformers opens as a tokenizer: the library's file, and which of its tokens are there for what."""
+  about = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    **tokens,
+    "clean_up_tokenization_spaces": False,
+    "model_max_length": config.model.context,
+  }
+  return {files.TOKENIZER: description, files.TOKENIZER_CONFIG: about}
+
+
+def _read(
+  definition: "Definition", directory: Path, ours: dict[str, Any] | None = None
+) -> tuple[Family, dict[str, Any]]:
+  """Which layout a directory is of, and the fields of its network; with `ours`, the layout that has our head."""
   if definition.interchange is None:
     raise UserError(f"init_from: experiments.{definition.name} reads no Hugging Face layout; give a run's directory")
   content = files.read_config(directory)
-  families = {family.model_type: family for family in definition.interchange.families}
+  every = definition.interchange.families
   name = content.get("model_type")
-  if name not in families:
+  families = [family for family in every if family.model_type == name]
+  if not families:
     raise UserError(
       f"init_from: {directory}/config.json has model_type={json.dumps(name)}; experiments.{definition.name} takes"
-      f" {', '.join(families)}"
+      f" {', '.join(dict.fromkeys(family.model_type for family in every))}"
     )
-  return families[name], families[name].fields(content, str(directory))
+  family = next((each for each in families if ours is not None and each.has_head_of(ours)), families[0])
+  return family, family.fields(content, str(directory))

@@ -67,6 +67,21 @@ def experiment_of(workdir: Path) -> str | None:
   return first.removeprefix("# experiment: ") if first.startswith("# experiment: ") else None
 
 
+def differing(workdir: Path, config: Experiment) -> list[str]:
+  """The flags of `config` that change the curve and are not those of the run, in words."""
+  schema = type(config)
+  try:
+    theirs = flags.values(flags.parse(schema, flags.read_lines(workdir / "run.flags"))[0])
+  except UserError as error:
+    raise UserError(f"run: {workdir} was written by another version ({error}); give another --workdir") from error
+  ours = flags.values(config)
+  return [
+    f"--{leaf.name}={flags.write_value(theirs[leaf.name])} there, {flags.write_value(ours[leaf.name])} here"
+    for leaf in flags.leaves(schema)
+    if leaf.changes_curve and theirs[leaf.name] != ours[leaf.name]
+  ]
+
+
 def write_record(workdir: Path, record: Mapping) -> None:
   """run.json: rewritten at each start, the first start's time and every command kept."""
   path = workdir / "run.json"
@@ -140,19 +155,8 @@ def _check_flags(workdir: Path, name: str, config: Experiment) -> None:
   owner = experiment_of(workdir)
   if owner not in (None, name):
     raise UserError(f"run: {workdir} belongs to experiments.{owner}, not experiments.{name}; give another --workdir")
-  schema = type(config)
-  try:
-    theirs = flags.values(flags.parse(schema, flags.read_lines(workdir / "run.flags"))[0])
-  except UserError as error:
-    raise UserError(f"run: {workdir} was written by another version ({error}); give another --workdir") from error
-  ours = flags.values(config)
-  differing = [
-    f"--{leaf.name}={flags.write_value(theirs[leaf.name])} there, {flags.write_value(ours[leaf.name])} here"
-    for leaf in flags.leaves(schema)
-    if leaf.changes_curve and theirs[leaf.name] != ours[leaf.name]
-  ]
-  if differing:
-    more = f"; and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
+  if found := differing(workdir, config):
+    more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     raise UserError(
-      f"run: {workdir} belongs to another experiment ({'; '.join(differing[:_SHOWN])}{more}); give another --workdir"
+      f"run: {workdir} belongs to another experiment ({'; '.join(found[:_SHOWN])}{more}); give another --workdir"
     )

@@ -40,10 +40,12 @@ def run(definition: "Definition", request: "Request") -> int:
   """Makes the samples and says where they are; returns the exit code. Raises UserError for whatever prevents it."""
   import jax
 
-  from experiments import work
+  from experiments import kept, work
 
   if definition.generate is not None:
-    job, state, _ = work.load(definition, request)
+    work.check_trained(request.workdir)
+    job = kept.job(definition, request) or work.make_job(definition, request.config, print, request.workdir)
+    state, _ = work.restore(job, request)
     return definition.generate(job, state, request)
   asked = request.sampling
   output = Path(asked.output).expanduser() if asked.output else request.workdir / "generated"

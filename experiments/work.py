@@ -25,6 +25,7 @@ from research import loop, provenance, selection, steps
 from research.allocator import keep_freed_memory
 from research.checkpoint import Checkpoints
 from research.data.nearest import hint
+from research.data.splits import Splits
 from research.errors import UserError
 from research.models.table import parameter_count
 from research.parallel.mesh import make_mesh
@@ -108,7 +109,11 @@ class Job:
 
 
 def make_job(
-  definition: Definition, config: Experiment, say: Callable[[str], None], workdir: Path | None = None
+  definition: Definition,
+  config: Experiment,
+  say: Callable[[str], None],
+  workdir: Path | None = None,
+  splits: Splits | None = None,
 ) -> Job:
   """Opens the data and builds the task. Raises UserError for whatever does not fit together.
 
@@ -117,12 +122,14 @@ def make_job(
     config: its flags.
     say: is told what the user should know of the data.
     workdir: the run's, where it may have kept what the data need.
+    splits: the data, where they are open.
   """
   mesh = make_mesh(config.parallel.mesh, config.data.batch_size // config.batch_parts)
   if not config.parallel.mesh and mesh.devices.size < jax.device_count():
     say(f"on {mesh.devices.size} of {jax.device_count()} devices, which divide a batch of {config.data.batch_size}")
-  opened = definition.open_data
-  splits = inputs.open_data(config.data, say) if opened is None else opened(config, say, workdir)
+  if splits is None:
+    opened = definition.open_data
+    splits = inputs.open_data(config.data, say) if opened is None else opened(config, say, workdir)
   for note in splits.notes:
     say(note)
   data = inputs.make_inputs(config, splits, mesh)
@@ -266,7 +273,7 @@ def evaluate(definition: Definition, request: Request) -> int:
 
 def load(definition: Definition, request: Request) -> tuple[Job, State, int]:
   """A run's job, and the state of its best checkpoint or its newest. Raises UserError where there is none."""
-  _check_trained(request.workdir)  # said before the data are opened, which can take long
+  check_trained(request.workdir)  # said before the data are opened, which can take long
   job = make_job(definition, request.config, print, request.workdir)
   return job, *restore(job, request)
 
@@ -274,7 +281,7 @@ def load(definition: Definition, request: Request) -> tuple[Job, State, int]:
 def restore(job: Job, request: Request) -> tuple[State, int]:
   """The state of a run's best checkpoint or its newest, and its step. Raises UserError where there is none."""
   workdir, metric = request.workdir, request.config.run.best_metric
-  _check_trained(workdir)
+  check_trained(workdir)
   _check_data(workdir, job, "the run's own data, as they were then, are needed")
   with contextlib.closing(Checkpoints(workdir / "checkpoints", metric=metric, read_only=True)) as checkpoints:
     step = run_directory.judged_step(workdir, metric, checkpoints.steps)
@@ -321,7 +328,7 @@ def _header(request: Request, job: Job, abstract: State) -> dict[str, str]:
   }
 
 
-def _check_trained(workdir: Path) -> None:
+def check_trained(workdir: Path) -> None:
   if not (workdir / "checkpoints").is_dir():
     raise UserError(f"run: {workdir} has no checkpoints; train it first, or name a run with --config=RUN")
 
@@ -355,6 +362,7 @@ def _write_provenance(request: Request, job: Job, abstract: State) -> None:
       "mesh": dict(job.mesh.shape),
       "parameters": parameter_count(abstract.params),
       "data": job.data.splits.fingerprint,
+      **job.data.splits.about,
       "examples": inputs.sizes(job.data.splits),
       "defaults": defaults,
       **({"judge": about} if (about := getattr(job.task.judge, "about", None)) else {}),

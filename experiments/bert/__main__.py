@@ -9,14 +9,18 @@ from pathlib import Path
 
 from experiments import origin
 from experiments.bert.filling import Filling, fill
-from experiments.bert.network import Model, make_classifier, make_guesser
+from experiments.bert.layouts import beside
+from experiments.bert.network import Model, make_network
 from experiments.command import Definition, main
+from experiments.interchange import Interchange
 from experiments.schema import Data, Experiment, flag
-from experiments.supervised_task import make_task, outputs
+from experiments.supervised_task import make_task
 from research import optim
 from research.data import corpus, labelled_text
-from research.data.text import FILE, TextSplits, open_text
+from research.data.text import FILE, TextSplits, open_text, without_text
 from research.errors import UserError
+from research.interchange.bert import BERT, BERT_CLASSIFIER, BERT_ENCODER
+from research.interchange.family import fields_of
 from research.masked_language import masked_language_modelling
 from research.masking import masking_of
 from research.models.bert import POOLINGS, mask_id
@@ -120,17 +124,23 @@ def open_data(config: Config, say, workdir: Path | None) -> TextSplits:
   return splits if config.task == "classify" else labelled_text.without_labels(splits)
 
 
-def build(config: Config, splits: TextSplits, total_steps: int) -> Task:
-  tokenizer = splits.tokenizer
+def open_kept(config: Config, workdir: Path) -> TextSplits | None:
+  """A classifier's classes stand in its data alone."""
   if config.task == "classify":
-    network = make_classifier(config.model, tokenizer, outputs(splits), config.classify.pooling)
+    return None
+  length, size = config.model.length, config.data.batch_size
+  return without_text(workdir, length=length, size=size, packed=config.text.packed, ahead=0)
+
+
+def build(config: Config, splits: TextSplits, total_steps: int) -> Task:
+  network = make_network(config, splits)
+  if config.task == "classify":
     return make_task(config, splits, total_steps, network, macro_f1=True)
-  network = make_guesser(config.model, tokenizer)
   masks = config.masks
   return masked_language_modelling(
     network,
     optim.make_optimizer(config.optim.over(total_steps), total_steps),
-    masking_of(tokenizer, mask_id(network.vocabulary), share=masks.share, whole_words=masks.whole_words),
+    masking_of(splits.tokenizer, mask_id(network.vocabulary), share=masks.share, whole_words=masks.whole_words),
     micro_batches=config.optim.micro_batches,
     ema_decay=config.optim.ema_decay,
   )
@@ -144,9 +154,13 @@ EXPERIMENT = Definition(
   Path(__file__).parent,
   open_data=open_data,
   samples="the likeliest tokens for each [MASK], printed",
+  open_kept=open_kept,
   sampling=Filling,
   generate=fill,
   heads=("transform_dense", "transform_norm", "head_bias", "pooler", "head"),
+  interchange=Interchange(
+    (BERT, BERT_CLASSIFIER, BERT_ENCODER), lambda config, splits: fields_of(make_network(config, splits)), beside
+  ),
 )
 
 if __name__ == "__main__":

@@ -8,12 +8,11 @@ import numpy as np
 
 from experiments.bert.network import make_guesser
 from experiments.schema import flag
+from research.data.library_file import MASK
 from research.data.tokenizers import Tokenizer
 from research.errors import UserError
 from research.models.bert import mask_id
 from research.task import State
-
-MASK = "[MASK]"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from experiments.gpt.writing import Prompting, sampler, write
 from experiments.interchange import Interchange, tokenizer_files
 from experiments.schema import Data, Experiment, flag
 from research import optim
-from research.data.text import FILE, TextSplits, open_text
+from research.data.text import FILE, TextSplits, open_text, without_text
 from research.errors import UserError
 from research.interchange.family import fields_of
 from research.interchange.gpt2 import GPT2
@@ -78,6 +78,11 @@ def open_data(config: Config, say, workdir: Path | None) -> TextSplits:
   )
 
 
+def open_kept(config: Config, workdir: Path) -> TextSplits | None:
+  length, size = config.model.context, config.data.batch_size
+  return without_text(workdir, length=length, size=size, packed=config.text.packed)
+
+
 def build(config: Config, splits: TextSplits, total_steps: int) -> Task:
   tokenizer = splits.tokenizer
   network = make_network(config.model, tokenizer)
@@ -100,6 +105,7 @@ EXPERIMENT = Definition(
   Path(__file__).parent,
   open_data=open_data,
   samples="text that goes on from a prompt, printed",
+  open_kept=open_kept,
   sampling=Prompting,
   generate=write,
   heads=(),

@@ -114,10 +114,15 @@ def write(job: Any, state: State, request: Any) -> int:
 
 
 class _Stream:
-  """One text as it grows: what may be shown of it, and where it stops."""
+  """One text as it grows: what may be shown of it, and where it stops.
+
+  Only the last few tokens are decoded again as others follow them: those whose bytes may yet become a character.
+  """
 
   def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]):
-    self._tokenizer, self._stops, self._ids, self._shown = tokenizer, stops, [], 0
+    self._tokenizer, self._stops, self._shown = tokenizer, stops, 0
+    self._settled, self._ids = "", []  # a text that no later token changes, and the tokens after it
+    self._reach = max([0, *(len(stop) - 1 for stop in stops)])
     self.text, self.finished = "", False
 
   def add(self, token: int) -> str:
@@ -127,19 +132,33 @@ class _Stream:
     if token == self._tokenizer.end:
       self.finished = True
       return self.rest()
-    self._ids.append(token)
-    self.text = self._tokenizer.decode(self._ids)
+    begin = max(0, len(self._settled) - self._reach)  # no stop string is before it
+    self._append(token)
     for stop in self._stops:
-      place = self.text.find(stop)
+      place = self.text.find(stop, begin)
       if place >= 0:
         self.text, self.finished = self.text[:place], True
         return self.rest()
-    held = max([0, *(_overlap(self.text, stop) for stop in self._stops)])
-    end = len(self.text.rstrip("\ufffd")) if self.text.endswith("\ufffd") else len(self.text)
-    return self._show(min(end, len(self.text) - held))
+    whole = self.text.rstrip("\ufffd")
+    held = max([0, *(_overlap(whole, stop) for stop in self._stops)])
+    return self._show(len(whole) - held)
 
   def rest(self) -> str:
     return self._show(len(self.text))
+
+  def _append(self, token: int) -> None:
+    decode = self._tokenizer.decode
+    if not decode([token]):
+      return  # it stands for no text
+    self._ids.append(token)
+    tail = decode(self._ids)
+    self.text = self._settled + tail
+    for size in range(len(self._ids) - 1, 0, -1):
+      # Bytes that belong to one character give fewer � together than apart. So where both parts give what the whole
+      # gives, no character lies across them, and what comes later cannot change the first.
+      if (settled := decode(self._ids[:size])) + decode(self._ids[size:]) == tail:
+        self._settled, self._ids = self._settled + settled, self._ids[size:]
+        return
 
   def _show(self, end: int) -> str:
     piece = self.text[self._shown : end]

@@ -39,6 +39,11 @@ class Splits:
   def keep(self, workdir: Path) -> None:
     """Writes what a run needs to use its model later and cannot learn again from the flags: nothing here."""
 
+  @property
+  def about(self) -> dict[str, str]:
+    """What run.json says of what `keep` writes, by its name."""
+    return {}
+
   def check_origin(self, run: Path) -> None:
     """Raises UserError where the model of another run cannot read these examples: never, here."""
 

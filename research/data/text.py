@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
+
 from research.data import fingerprint as fingerprints
 from research.data import tokenizers
 from research.data.corpus import open_corpus
 from research.data.splits import Splits
 from research.data.tokenizers import Tokenizer
-from research.data.windows import windows
+from research.data.windows import Windows, windows
 from research.errors import UserError
 
 FILE = "tokenizer.json"  # in a run's directory
@@ -28,6 +30,10 @@ class TextSplits(Splits):
     if path.exists() and tokenizers.digest(tokenizers.load(path)) != tokenizers.digest(self.tokenizer):
       raise UserError(f"run: {path} is not the tokenizer of these flags and data; give another --workdir")
     tokenizers.save(self.tokenizer, path)
+
+  @property
+  def about(self) -> dict[str, str]:
+    return {"tokenizer": tokenizers.digest(self.tokenizer)}
 
   def check_origin(self, run: Path) -> None:
     """Raises UserError where the run's tokenizer is another one: its embeddings are of other tokens."""
@@ -92,6 +98,18 @@ def open_text(
     notes=tuple(note for note in notes if note),
     tokenizer=learned,
   )
+
+
+def without_text(workdir: Path, *, length: int, size: int, packed: bool = False, ahead: int = 1) -> TextSplits | None:
+  """The tokenizer that a run has kept, and `size` windows of no text; None where it has kept none.
+
+  Raises UserError for a damaged one.
+  """
+  if not (workdir / FILE).exists():
+    return None
+  tokens_T = np.zeros(length + ahead + size - 1, np.int32)
+  train = Windows("no text", tokens_T, length, 1, "", np.zeros_like(tokens_T) if packed else None, ahead)
+  return TextSplits(train, None, None, "", tokenizer=tokenizers.load(workdir / FILE))
 
 
 def _unknown(name: str, source, tokenizer: Tokenizer) -> str:

@@ -16,10 +16,11 @@ from typing import Protocol
 import numpy as np
 
 from research.data import fingerprint as fingerprints
+from research.data import library_file
+from research.data.library_file import END
 from research.errors import UserError
 
 KINDS = ("char", "byte", "bpe")  # of which texts can be written again
-END = "<|endoftext|>"  # stands before each document
 
 
 class Tokenizer(Protocol):
@@ -45,7 +46,7 @@ class Tokenizer(Protocol):
 class Characters:
   """A token for each character of the training text, one for any other character, and END."""
 
-  kind = "char"
+  kind, end_token = "char", END
 
   def __init__(self, characters: str):
     self._characters = characters
@@ -73,7 +74,7 @@ class Characters:
 class Bytes:
   """A token for each of the 256 bytes, and END: knows every text, and learns nothing."""
 
-  kind, size, end = "byte", 257, 256
+  kind, size, end, end_token = "byte", 257, 256, END
 
   @property
   def bytes_V(self) -> np.ndarray:
@@ -253,15 +254,20 @@ def word_edges(tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
   return opens_V, closes_V
 
 
-def _of_library(path: Path, content: dict) -> BytePairs:
+def _of_library(path: Path, content: dict) -> Tokenizer:
   """A file of the library itself. What ends a document, and V, stand in the files beside it."""
+  if own := library_file.from_library(plain := library_file.without_mask(content)):
+    return Characters(own["characters"]) if own["kind"] == "char" else Bytes()
   model, decoder = content["model"].get("type", "no model"), (content.get("decoder") or {}).get("type", "no decoder")
   if (model, decoder) != ("BPE", "ByteLevel"):
-    raise UserError(f"data: {path} is no byte-level BPE ({model} with {decoder}); no other tokenizer can be taken over")
+    raise UserError(f"data: {path} is no byte-level BPE ({model} with {decoder}); no other can be taken over")
   end = _beside(path, "tokenizer_config.json").get("eos_token") or END
   size = _beside(path, "config.json").get("vocab_size")
+  size = size if isinstance(size, int) else 0
   text = end.get("content", END) if isinstance(end, dict) else end
-  return BytePairs(json.dumps(content), str(text), size if isinstance(size, int) else 0)
+  if plain != content:
+    content, size = plain, max(0, size - 2)  # they are the model's, not the tokenizer's
+  return BytePairs(json.dumps(content), str(text), size)
 
 
 def _beside(path: Path, name: str) -> dict:

@@ -39,8 +39,9 @@ class Entry:
     key: its name there.
     field: its name here.
     kind: int (at least 1), float, bool, str, or tuple (two ints, or one for both).
-    otherwise: what null or no entry means: a value, or a function of the fields before it. A 0 is written as null.
+    otherwise: what null or no entry means: a value, or a function of the fields before it.
     words: theirs → ours; of several for one of ours the first is written.
+    nothing: what a 0 of ours is written as; None: null.
   """
 
   key: str
@@ -48,6 +49,7 @@ class Entry:
   kind: type = int
   otherwise: Any = REQUIRED
   words: Mapping[str, str] | None = None
+  nothing: int | None = None
 
   def read(self, config: Mapping[str, Any], before: Fields, where: str) -> Any:
     """The field's value. Raises UserError for an entry that is missing, or is no such value."""
@@ -75,12 +77,12 @@ class Entry:
       return next((theirs for theirs, ours in self.words.items() if ours == value), None)
     if self.kind is tuple:
       return value[0] if value[0] == value[1] else list(value)
-    return None if self.kind is int and not value else self.kind(value)
+    return self.nothing if self.kind is int and not value else self.kind(value)
 
   def takes(self, value: Any) -> bool:
-    """Whether `write` has an entry for it: a 0 only where null is read as 0 again."""
+    """Whether `write` has an entry for it: a 0 only where null is read as 0 again, or something stands for it."""
     if self.kind is int and not value:
-      return self.otherwise == 0
+      return self.otherwise == 0 or self.nothing is not None
     return self.words is None or value in self.words.values()
 
 
@@ -97,6 +99,7 @@ class Row:
     also: names under which it is written too, and passed over when read.
     copies: names under which it may stand too, as files of some versions have it; it must then be the same.
     head: it belongs to a task, and a file may lack it.
+    zeros: ours may lack it, and it is written as zeros.
   """
 
   theirs: str
@@ -107,6 +110,7 @@ class Row:
   also: tuple[str, ...] = ()
   copies: tuple[str, ...] = ()
   head: bool = False
+  zeros: bool = False
 
   @property
   def stacked(self) -> bool:
@@ -135,9 +139,15 @@ def dense(theirs: str, ours: str, width_in: int, width_out: int, *, bias: bool =
   return [*rows, Row(f"{theirs}.bias", (width_out,), (f"{ours}/bias",), **more)] if bias else rows
 
 
-def norm(theirs: str, ours: str, width: int, *, bias: bool = True) -> list[Row]:
-  rows = [Row(f"{theirs}.weight", (width,), (f"{ours}/scale",))]
-  return [*rows, Row(f"{theirs}.bias", (width,), (f"{ours}/bias",))] if bias else rows
+def norm(theirs: str, ours: str, width: int, *, bias: bool = True, **more: Any) -> list[Row]:
+  rows = [Row(f"{theirs}.weight", (width,), (f"{ours}/scale",), **more)]
+  return [*rows, Row(f"{theirs}.bias", (width,), (f"{ours}/bias",), **more)] if bias else rows
+
+
+def named_classes(config: dict[str, Any]) -> dict[str, Any]:
+  """A classifier's `plain`: the number of classes is written only as their names."""
+  labels = config.get("id2label")
+  return {**config, "num_labels": len(labels)} if isinstance(labels, dict) and labels else config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +165,9 @@ class Family:
     dropouts: entries of dropout rates: ours where they agree.
     ignored: patterns of names that are no parameter of ours, and are left out.
     renamed: (pattern, replacement) of names that older files have.
-    heads: fields in which a task's head may differ.
+    heads: fields in which a task's head may differ. Those of them that `needs` has tell which of several layouts of
+      one model_type a network has.
+    leaves: modules of ours that it has no place for, and that are not written.
     plain: config.json as it is → the same with `entries` on its first level.
     more: fields → further entries to write.
   """
@@ -171,6 +183,7 @@ class Family:
   ignored: tuple[str, ...] = ()
   renamed: tuple[tuple[str, str], ...] = ()
   heads: tuple[str, ...] = ()
+  leaves: tuple[str, ...] = ()
   plain: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: config
   more: Callable[[Fields], dict[str, Any]] = lambda fields: {}
 
@@ -207,6 +220,11 @@ class Family:
       **dict.fromkeys(self.dropouts, fields.get("dropout", 0.0)),
       **self.more(fields),
     }
+
+  def has_head_of(self, fields: Fields) -> bool:
+    """Whether a network of these fields has the head that this layout is for."""
+    needs = self.needs(fields)
+    return all(fields.get(name, needs[name]) == needs[name] for name in self.heads if name in needs)
 
   def differences(self, fields: Fields) -> list[str]:
     """What keeps a network of these fields from being written in this layout, a few words each; [] if nothing does."""
@@ -251,7 +269,7 @@ def to_ours(
   places = {row.theirs.format(i): (row, i) for row in rows for i in (range(layers) if row.stacked else (0,))}
   expected = {name: row for name, (row, _) in places.items()}
   passed_over = {name for row in rows for name in row.also}
-  copies = {name: row for row in rows for name in row.copies if name in names}
+  copies = {name: row for row in rows for name in row.copies if name in names and row.theirs in names}
   missing = [name for name, row in expected.items() if name not in names and not row.head]
   extra = [names[name] for name in names if name not in {*expected, *copies, *passed_over}]
   wrong = [
@@ -288,12 +306,13 @@ def to_theirs(family: Family, fields: Fields, arrays: Mapping[str, np.ndarray]) 
     ValueError: the arrays are not those of the fields.
   """
   rows, layers, written = family.rows(fields), fields["layers"], {}
+  arrays = {path: array for path, array in arrays.items() if path.split("/")[0] not in family.leaves}
   if unknown := set(arrays) - {path for row in rows for path in row.ours}:
     raise ValueError(f"no place in the {family.model_type} layout for {', '.join(sorted(unknown))}")
   for row in rows:
     zeros = np.zeros((layers, *row.our_shape()) if row.stacked else row.our_shape(), np.float32)
-    unbiased = not fields["bias"]
-    found = [arrays.get(path, zeros) if unbiased and path.endswith("/bias") else arrays[path] for path in row.ours]
+    spared = {path for path in row.ours if row.zeros or (path.endswith("/bias") and not fields["bias"])}
+    found = [arrays.get(path, zeros) if path in spared else arrays[path] for path in row.ours]
     for i in range(layers) if row.stacked else (0,):
       tensor = row.to_theirs([np.asarray(array[i] if row.stacked else array, np.float32) for array in found])
       written |= dict.fromkeys([row.theirs.format(i), *row.also], tensor)

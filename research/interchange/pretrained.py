@@ -52,6 +52,8 @@ def load(directory: Path) -> Pretrained:
   fields = family.fields(content, str(directory))
   with files.open_tensors(directory) as tensors:
     arrays, left_out = to_ours(family, fields, tensors.shapes, tensors.get, str(directory))
+  if lacking := [path for row in family.rows(fields) for path in row.ours if path not in arrays]:
+    raise UserError(f"hf: {directory} has no head that fits its config.json: no {', '.join(lacking)}")
   params = traverse_util.unflatten_dict(arrays, sep="/")
   return Pretrained(network_of(fields), params, family, fields, tuple(left_out))
 

@@ -5,7 +5,7 @@ Its patches are a convolution (D, C, side, side); ours are rows of side·side·C
 
 from typing import Any
 
-from research.interchange.family import GELUS, PLAIN, Entry, Family, Fields, Row, dense, norm
+from research.interchange.family import GELUS, PLAIN, Entry, Family, Fields, Row, dense, named_classes, norm
 
 
 def _rows(fields: Fields) -> list[Row]:
@@ -37,12 +37,6 @@ def _needs(fields: Fields) -> dict[str, Any]:
   return {**PLAIN, **own, **heads, "causal": False}
 
 
-def _plain(config: dict[str, Any]) -> dict[str, Any]:
-  """The number of classes is written only as their names."""
-  labels = config.get("id2label")
-  return {**config, "num_labels": len(labels)} if isinstance(labels, dict) and labels else config
-
-
 VIT = Family(
   model_type="vit",
   architecture="ViTForImageClassification",
@@ -65,5 +59,5 @@ VIT = Family(
   dropouts=("hidden_dropout_prob", "attention_probs_dropout_prob"),
   ignored=(r"vit\.pooler\..*", r"vit\.embeddings\.mask_token"),
   heads=("classes",),
-  plain=_plain,
+  plain=named_classes,
 )

@@ -101,7 +101,7 @@ def test_running_text_is_judged_alike_in_batches_of_any_size(tmp_path, capsys):
     assert float(told[name]) == pytest.approx(value, rel=1e-5)
 
 
-def test_it_fills_what_is_masked(pretrained, capsys):
+def test_it_fills_what_is_masked(pretrained, table, capsys):
   capsys.readouterr()
   prompt = "--prompt=the [MASK] cat sat [MASK]"
   assert command.main(BERT, ["sample", f"--config={pretrained}", prompt, "--count=3"]) == 0
@@ -109,6 +109,12 @@ def test_it_fills_what_is_masked(pretrained, capsys):
   assert (lines[0], lines[4]) == ("[MASK] 1", "[MASK] 2")
   probabilities = [float(line.split()[0]) for line in lines[1:4]]
   assert 1 >= probabilities[0] >= probabilities[1] >= probabilities[2] > 0
+  source = table.rename(table.with_suffix(".gone"))  # only the tokenizer is needed, which the run has kept
+  try:
+    assert command.main(BERT, ["sample", f"--config={pretrained}", prompt, "--count=3"]) == 0
+    assert capsys.readouterr().out.splitlines()[-8:] == lines
+  finally:
+    source.rename(table)
   assert "a context of 12 holds 11 tokens" in refused(
     capsys, "sample", f"--config={pretrained}", "--prompt=[MASK]" + " the cat" * 9
   )

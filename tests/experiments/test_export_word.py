@@ -14,6 +14,8 @@ from experiments.gpt.__main__ import EXPERIMENT as GPT
 from experiments.mlp.__main__ import EXPERIMENT as MLP
 from experiments.vit.__main__ import EXPERIMENT as VIT
 from research.checkpoint import named
+from research.data import tokenizers
+from research.interchange import files
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided")
 DATA = Path(__file__).parent.parent / "research" / "interchange" / "data"
@@ -102,9 +104,20 @@ def test_other_tokens_are_refused(exported, text, tmp_path, capsys):
   bare = shutil.copytree(target, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
   line[1] = f"--init_from=hf:{bare}"
   error = refused(capsys, GPT, *line, "--text.tokenizer=byte")
-  assert f"{bare} has embeddings of 270 tokens, and the run's tokenizer has 257" in error
+  assert f"{bare} has embeddings of 270 tokens, and the run's tokens are 257" in error
   assert "has no tokenizer.json" in refused(capsys, GPT, *line, "--text.tokenizer=init")
   assert not (tmp_path / "second").exists()
+
+
+@pytest.mark.parametrize("kind", ["char", "byte"])
+def test_characters_and_bytes_go_out_as_a_file_and_come_back(kind, text, tmp_path):
+  config = command.read(GPT, [text, f"--text.tokenizer={kind}"]).config
+  splits = GPT.open_data(config, print, None)
+  documents = interchange.tokenizer_files(config, splits)
+  assert documents["tokenizer_config.json"]["eos_token"] == "<|endoftext|>"
+  files.write(tmp_path / "hf", documents, {})
+  again = tokenizers.load(tmp_path / "hf" / "tokenizer.json")
+  assert again.content() == splits.tokenizer.content()
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
 """Language models from the command line: trained, judged token by token, written from; and what is refused."""
 
 import json
+import shutil
 
 import pytest
 
-from experiments import command
+from experiments import command, kept, run_directory, work
 from experiments.gpt.__main__ import EXPERIMENT as GPT
 from experiments.gpt.writing import _Stream
 from research.data import tokenizers
@@ -61,6 +62,48 @@ def test_writing_from_a_prompt(trained, capsys):
   assert stopped == "the cat" + longer[len("the cat") :].split(" ")[0].rstrip("\n") + "\n"
 
 
+def test_writing_needs_no_text_but_the_tokenizer_that_the_run_began_with(trained, capsys, tmp_path):
+  run, line = shutil.copytree(trained, tmp_path / "run"), ["--prompt=the cat", "--tokens=5"]
+  expected = said(capsys, f"--config={run}", *line)
+  text = trained.parent / "a.txt"
+  text.rename(tmp_path / "gone.txt")
+  try:
+    assert said(capsys, f"--config={run}", *line) == expected
+    assert "no file or folder" in refused(capsys, "sample", f"--config={run}", *line, "--text.tokenizer=byte")
+    assert "no file or folder" in refused(capsys, "eval", f"--config={run}")
+    whole = (run / "tokenizer.json").read_text()
+    others = {"{": "is damaged", "{}": "describes no tokenizer", '{"kind": "byte"}': "not the one that it was started"}
+    for content, message in others.items():
+      (run / "tokenizer.json").write_text(content)
+      assert message in refused(capsys, "sample", f"--config={run}", *line)
+    (run / "tokenizer.json").unlink()
+    assert "no file or folder" in refused(capsys, "sample", f"--config={run}", *line)
+    (run / "tokenizer.json").write_text(whole)
+    (run / "run.json").write_text("{}")  # as of a run from before it named the tokenizer
+    assert "no file or folder" in refused(capsys, "sample", f"--config={run}", *line)
+  finally:
+    (tmp_path / "gone.txt").rename(text)
+
+
+def test_a_run_without_its_text_has_the_state_of_the_run_with_it(tmp_path):
+  """Epochs, a warm-up, documents kept apart and a best checkpoint, all of which need data in training."""
+  (tmp_path / "a.txt").write_text(TEXT)
+  line = [f"--data.source=text:{tmp_path / 'a.txt'}", *SMALL, "--run.epochs=0.5", "--optim.warmup_steps=50"]
+  line += ["--text.packed", "--run.best_metric=validation/loss", "--data.feed=grain", f"--workdir={tmp_path / 'run'}"]
+  request = command.read(GPT, line)
+  job = work.make_job(GPT, request.config, print)
+  (tmp_path / "run").mkdir()
+  run_directory.claim(request.workdir, "gpt", request.config)
+  job.data.splits.keep(request.workdir)
+  record = {"data": job.data.splits.fingerprint, **job.data.splits.about, "started": "", "command": ""}
+  run_directory.write_record(request.workdir, record)
+  (tmp_path / "a.txt").unlink()
+  found = kept.job(GPT, request)
+  assert found.abstract_state == job.abstract_state
+  assert found.data.splits.fingerprint == job.data.splits.fingerprint
+  job.data.train.close()
+
+
 def test_many_texts_and_beams(trained, capsys, tmp_path):
   (tmp_path / "prompts").write_text("the cat\nthe dog sat\n")
   run = f"--config={trained}"
@@ -82,6 +125,47 @@ def test_a_stream_holds_back_what_may_become_a_stop_or_a_character():
   assert (stream.finished, stream.text) == (True, "a€bENx")
   ended = _Stream(tokenizer, [])
   assert (ended.add(ord("a")), ended.add(tokenizer.end), ended.finished, ended.add(ord("b"))) == ("a", "", True, "")
+
+
+class Counting:
+  """A tokenizer that notes how many tokens it was given to decode."""
+
+  def __init__(self, tokenizer):
+    self._tokenizer, self.end, self.most = tokenizer, tokenizer.end, 0
+
+  def decode(self, ids):
+    self.most = max(self.most, len(ids))
+    return self._tokenizer.decode(ids)
+
+
+EMOJI = "naïve 🙂🙂 €5, 東京 👩‍👩‍👧 \ufffd end"
+PIECES = b"\xf0\x9f\xe2\x82\xf0\x9f\x99\x82\x82\xf0\x41"  # of characters, some of them broken off
+STREAMS = [EMOJI.encode(), PIECES * 3, b"\x82" * 30, EMOJI.encode() + PIECES[:2]]
+
+
+@pytest.mark.parametrize("kind", ["byte", "bpe"])
+@pytest.mark.parametrize("stream_bytes", STREAMS)
+def test_a_stream_is_what_decoding_all_gives_and_decodes_a_few_tokens_at_a_time(kind, stream_bytes):
+  learned = tokenizers.learn(kind, [EMOJI, "naïve " * 20], vocabulary=270)
+  ids = list(stream_bytes)
+  if kind == "bpe":
+    ids = learned.encode(stream_bytes.decode(errors="replace")).tolist()
+    ids = ids[:9] + ids[10:] + ids[3:]  # a token fewer: characters fall apart
+  counting, shown = Counting(learned), ""
+  stream = _Stream(counting, [])
+  for place, token in enumerate(ids, start=1):
+    shown += stream.add(token)
+    assert stream.text == learned.decode(ids[:place])
+    assert shown == stream.text.rstrip("\ufffd")
+  assert shown + stream.rest() == learned.decode(ids)
+  assert counting.most <= 5
+
+
+def test_a_stop_string_is_found_across_the_tokens_that_make_it():
+  text = "one 🙂 two 🙂🙂 three"
+  stream = _Stream(tokenizers.learn("byte", []), ["🙂🙂", "never"])
+  shown = "".join(stream.add(token) for token in text.encode())
+  assert (shown, stream.text, stream.finished) == ("one 🙂 two ", "one 🙂 two ", True)
 
 
 def test_documents_kept_apart_and_byte_pairs_train(tmp_path):

@@ -29,6 +29,18 @@ GPT = [
   "--model.layers=2", "--model.width=8", "--model.heads=2", "--model.context=16", "--model.dropout=0.1",
   "--optim.name=muon", "--optim.ema_decay=0.9",
 ]  # fmt: skip
+BERT = [
+  sys.executable, "-m", "experiments.bert", f"--data.source=text:{__file__}", "--data.test_fraction=0",
+  "--run.steps=160", "--run.eval_every=80", "--run.checkpoint_every=20", "--run.log_every=40", "--data.batch_size=4",
+  "--parallel.mesh=data:1", "--text.tokenizer=byte", "--masks.whole_words", "--model.layers=1", "--model.width=8",
+  "--model.heads=2", "--model.context=16", "--optim.ema_decay=0.9",
+]  # fmt: skip
+FORECAST = [
+  sys.executable, "-m", "experiments.forecast", "--data.source=synthetic:seasonal?size=500", "--run.steps=160",
+  "--run.eval_every=80", "--run.checkpoint_every=20", "--run.log_every=40", "--data.batch_size=8",
+  "--parallel.mesh=data:1", "--series.context=12", "--series.horizon=4", "--series.season=6", "--model.name=gru",
+  "--model.hidden=8", "--model.dropout=0.1",
+]  # fmt: skip
 VOLATILE = ("time", "train/examples_per_second")
 
 
@@ -87,20 +99,22 @@ def whole(tmp_path_factory):
 
 @pytest.mark.filterwarnings("ignore:Sharding info not provided:UserWarning")  # a bare load has no sharding to give
 @pytest.mark.parametrize(
-  ("command", "number", "code"),
+  ("command", "step", "number", "code"),
   [
-    (COMMAND, signal.SIGKILL, -9),
-    (COMMAND, signal.SIGTERM, 75),
-    (COMMAND, signal.SIGINT, 75),
-    (GAN, signal.SIGKILL, -9),
-    (GPT, signal.SIGKILL, -9),
+    (COMMAND, 100, signal.SIGKILL, -9),
+    (COMMAND, 100, signal.SIGTERM, 75),
+    (COMMAND, 100, signal.SIGINT, 75),
+    (GAN, 100, signal.SIGKILL, -9),
+    (GPT, 100, signal.SIGKILL, -9),
+    (BERT, 40, signal.SIGKILL, -9),
+    (FORECAST, 40, signal.SIGKILL, -9),
   ],
-  ids=["mlp killed", "mlp terminated", "mlp interrupted", "gan killed", "gpt killed"],
+  ids=["mlp killed", "mlp terminated", "mlp interrupted", "gan killed", "gpt killed", "bert killed", "forecast killed"],
 )
-def test_the_resumed_run_is_the_uninterrupted_one(whole, tmp_path, command, number, code):
+def test_the_resumed_run_is_the_uninterrupted_one(whole, tmp_path, command, step, number, code):
   whole, workdir = whole(command), tmp_path / "run"
   process = start(workdir, command)
-  reached = wait_for_step(process, workdir, 100)
+  reached = wait_for_step(process, workdir, step)
   process.send_signal(number)
   output = process.communicate(timeout=60)[0]
   assert process.returncode == code, output

@@ -345,9 +345,21 @@ def test_what_a_layout_cannot_express_is_never_written(change, message, tmp_path
     to_theirs(GPT2, fields, {"more": np.zeros(1)})
 
 
-def test_a_bert_without_kinds_of_token_is_no_bert_of_theirs():
-  fields, _ = drawn(OURS["bert"])
-  assert FAMILIES["bert"].differences({**fields, "token_types": 0}) == ["token_types=0"]
+def test_a_bert_without_kinds_of_token_has_one_of_zeros(tmp_path):
+  network = dataclasses.replace(OURS["bert"], token_types=0)
+  fields, params = drawn(network)
+  pretrained.save(tmp_path / "new", FAMILIES["bert"], fields, params)
+  found = pretrained.load(tmp_path / "new")
+  assert found.fields["token_types"] == 1
+  np.testing.assert_array_equal(found.params.pop("type_embed")["embedding"], np.zeros((1, 12), np.float32))
+  flat = lambda tree: traverse_util.flatten_dict(tree, sep="/")  # noqa: E731
+  assert_same(flat(found.params), flat(params))
+
+
+def test_a_bert_without_its_head_is_no_whole_model(tmp_path):
+  gone = {name: None for name in tensors(DATA / "bert") if name.startswith("cls.")}
+  with pytest.raises(UserError, match=r"has no head that fits its config.json: no transform_dense/kernel, "):
+    pretrained.load(changed("bert", tmp_path, **gone))
 
 
 def test_a_directory_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
