@@ -3,9 +3,9 @@
   python -m benchmarks.vit                 needs the extra `bench`, for PyTorch
   python -m benchmarks.vit --rounds=10
 
-The network of `experiments.vit --config=cifar10_small`: six layers of width 192 with 3 heads, patches of 4×4 in images
-of 32×32×3, the patches' mean, batch 64; learned positions and AdamW with clipping, no stochastic depth. All sides
-begin with the same weights and the same batch, so their first losses must agree; the images are noise.
+The network of `experiments.vit --config=cifar10_small`, but wider: six layers of width 192 with 3 heads, patches of
+4×4 in images of 32×32×3, the patches' mean, batch 64; learned positions and AdamW with clipping, no stochastic depth.
+All sides begin with the same weights and the same batch, so their first losses must agree; the images are noise.
 """
 
 import numpy as np
