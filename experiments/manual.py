@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from experiments import flags
 from experiments.interchange import Exporting
+from experiments.schema import Experiment
 
 if TYPE_CHECKING:
   from experiments.command import Definition
@@ -36,7 +37,8 @@ def help_text(definition: "Definition", arguments: list[str]) -> str:
   ]
   group = None
   found = flags.values(config)
-  for leaf in flags.leaves(definition.schema):
+  # What this experiment adds comes first: every other has the rest too.
+  for leaf in sorted(flags.leaves(definition.schema), key=lambda leaf: leaf.group.__module__ == Experiment.__module__):
     if leaf.group is not group:
       group = leaf.group
       lines += ["", _heading(definition, group)]

@@ -137,11 +137,13 @@ def adversarial(
       fake_B, after_fake = players.score(weights, after_real, fake, label_B)
       loss = game.loss.discriminator(real_B, fake_B).mean()
       found = {
-        "discriminator_loss": loss,
+        "critic_loss" if game.loss.critic else "discriminator_loss": loss,
         "real_logit": real_B.mean(),
         "fake_logit": fake_B.mean(),
-        "discriminator_accuracy": 0.5 * ((real_B > 0).mean(dtype=jnp.float32) + (fake_B < 0).mean(dtype=jnp.float32)),
       }
+      if (threshold := game.loss.threshold) is not None:
+        right_B = jnp.concatenate([real_B > threshold, fake_B < threshold])
+        found["discriminator_accuracy"] = right_B.mean(dtype=jnp.float32)
 
       def score(x):
         return players.score(weights, statistics, x, label_B)[0]

@@ -19,11 +19,15 @@ class GanLoss:
     discriminator: (real_logits_B, fake_logits_B) → losses_B.
     generator: (real_logits_B, fake_logits_B) → losses_B.
     compares: whether the generator's loss looks at the real logits, which then have to be computed for it.
+    threshold: the logit from which the discriminator takes an example for real; None where one alone says nothing.
+    critic: the loss estimates a distance: near 0 it cannot tell fakes from reals, where other losses have then won.
   """
 
   discriminator: Callable[[jax.Array, jax.Array], jax.Array]
   generator: Callable[[jax.Array, jax.Array], jax.Array]
   compares: bool = False
+  threshold: float | None = 0.0
+  critic: bool = False
 
 
 softplus, relu = jax.nn.softplus, jax.nn.relu
@@ -34,20 +38,21 @@ LOSSES: dict[str, GanLoss] = {
   # Lim and Ye 2017; Miyato et al. 2018, equations 16 and 17.
   "hinge": GanLoss(lambda real, fake: relu(1 - real) + relu(1 + fake), lambda real, fake: -fake),
   # Arjovsky et al. 2017, equation 2; it needs a discriminator of bounded slope: a gradient penalty or spectral norm.
-  "wasserstein": GanLoss(lambda real, fake: fake - real, lambda real, fake: -fake),
+  "wasserstein": GanLoss(lambda real, fake: fake - real, lambda real, fake: -fake, threshold=None, critic=True),
   # Mao et al. 2017, equation 9.
   "least_squares": GanLoss(
-    lambda real, fake: 0.5 * ((real - 1) ** 2 + fake**2), lambda real, fake: 0.5 * (fake - 1) ** 2
+    lambda real, fake: 0.5 * ((real - 1) ** 2 + fake**2), lambda real, fake: 0.5 * (fake - 1) ** 2, threshold=0.5
   ),
   # Jolicoeur-Martineau 2019, section 4.1.2 (RSGAN): each fake against one real.
   "relativistic": GanLoss(
-    lambda real, fake: softplus(fake - real), lambda real, fake: softplus(real - fake), compares=True
+    lambda real, fake: softplus(fake - real), lambda real, fake: softplus(real - fake), compares=True, threshold=None
   ),
   # The same, section 4.2 (RaSGAN): each against the mean of the others.
   "relativistic_average": GanLoss(
     lambda real, fake: softplus(fake.mean() - real) + softplus(fake - real.mean()),
     lambda real, fake: softplus(real.mean() - fake) + softplus(real - fake.mean()),
     compares=True,
+    threshold=None,
   ),
 }
 

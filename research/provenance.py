@@ -1,6 +1,7 @@
 """Where a run's numbers come from: command, code, libraries, devices. It records, and decides nothing."""
 
 import hashlib
+import os
 import platform
 import shlex
 import subprocess
@@ -30,13 +31,23 @@ def record(command: Sequence[str]) -> dict:
 
 
 def git_state(directory: Path) -> dict | None:
-  """{"commit", "dirty": sha-256 of the uncommitted diff or None}; None outside a checkout."""
+  """{"commit", "dirty": sha-256 of what is not committed or None} of the checkout that `directory` is part of.
 
-  def git(*arguments: str) -> bytes:
-    return subprocess.run(["git", *arguments], cwd=directory, capture_output=True, check=True, timeout=10).stdout
+  Not committed are changes anywhere in it, and Python and flag files that git does not know yet. None where there is no
+  checkout, or only one that this code is not in, as that of a project whose environment it is installed in.
+  """
+
+  def git(where: Path, *arguments: str) -> bytes:
+    return subprocess.run(["git", *arguments], cwd=where, capture_output=True, check=True, timeout=10).stdout
 
   try:
-    commit, difference = git("rev-parse", "HEAD").decode().strip(), git("diff", "HEAD", "--", ".")
+    if not git(directory, "ls-files"):
+      return None
+    root = Path(os.fsdecode(git(directory, "rev-parse", "--show-toplevel")[:-1]))
+    commit, changes = git(root, "rev-parse", "HEAD").decode().strip(), git(root, "diff", "HEAD")
+    unknown = git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", "*.py", "*.flags")
+    for name in filter(None, unknown.split(b"\0")):
+      changes += name + b"\0" + (root / os.fsdecode(name)).read_bytes()
   except (OSError, subprocess.SubprocessError):
     return None
-  return {"commit": commit, "dirty": hashlib.sha256(difference).hexdigest() if difference else None}
+  return {"commit": commit, "dirty": hashlib.sha256(changes).hexdigest() if changes else None}

@@ -20,7 +20,8 @@ EVALUATIONS = 2  # bad evaluations in a row that are an alarm
 NO_RECALL, SOME_RECALL = 0.02, 0.1  # recall under the first is bad once it was over the second
 FEWER_MODES = 0.5  # modes under this share of the most so far are bad
 
-_DISCRIMINATOR = "train/discriminator_loss"
+_DISCRIMINATOR = "train/discriminator_loss"  # a critic's has another name: near 0 it has not won
+_OF_A_GAME = {_DISCRIMINATOR, "train/critic_loss"}
 _ADVERSARIAL = "start anew with a smaller --optim.learning_rate or with --gan.r1=1"
 _PLAIN = "start anew with a smaller --optim.learning_rate or with --optim.clip_norm=1"
 
@@ -56,7 +57,7 @@ class Watch:
         continue
       rule.step = step
       if rule.row.begins(rule.is_bad(step, value)):
-        advice = _ADVERSARIAL if _DISCRIMINATOR in self._rules else _PLAIN
+        advice = _ADVERSARIAL if _OF_A_GAME & self._rules.keys() else _PLAIN
         found.append(Alarm(step, f"{rule.said(name, step, value)}; {advice}"))
     return found
 

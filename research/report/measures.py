@@ -12,7 +12,7 @@ MINUS = "−"  # as wide as a plus sign; the hyphen of the keyboard is half of t
 _PLAIN = (
   "learning_rate", "per_second", "epoch", "norm", "logit", "beta",
   "distance_error",  # how far a kernel distance can be trusted
-  "generator_loss", "discriminator_loss",  # of a game: what one side wins the other loses
+  "generator_loss", "discriminator_loss", "critic_loss",  # of a game: what one side wins the other loses
   "balance_loss", "kl", "density",  # best at 1, in balance with another term, and at about 1
 )  # fmt: skip
 BASELINES = {"seasonal_naive": "seasonal naive", "naive": "naive"}  # the beginning of a measure → what forecasts so

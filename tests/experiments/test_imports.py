@@ -1,6 +1,8 @@
 """Heavy libraries come in where they are first used, and imports run one way."""
 
 import ast
+import contextlib
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -59,3 +61,17 @@ def test_no_loading_path_knows_pickle():
   for path in [*(ROOT / "research").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]:
     assert not {"pickle", "cloudpickle", "dill", "joblib"} & set(imports(path)), path
     assert "allow_pickle=True" not in path.read_text()
+
+
+def test_an_interrupt_among_the_imports_is_no_traceback():
+  command = [sys.executable, "-m", "experiments.mlp", "--config=iris"]
+  with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
+    while "jaxlib" not in Path(f"/proc/{started.pid}/maps").read_text():
+      assert started.poll() is None
+    said = None
+    while said is None:  # a library may swallow one while it loads
+      started.send_signal(signal.SIGINT)
+      with contextlib.suppress(subprocess.TimeoutExpired):
+        said = started.communicate(timeout=1)[1]
+  assert "Traceback" not in said
+  assert said.startswith("stopped")

@@ -192,3 +192,40 @@ def test_flops_are_the_hand_count():
   task, *_, batch = make(critic_steps=2)
   made, judged = 2 * 4 * (3 * 8 + 8 * 2), 2 * 4 * (2 * 8 + 8)
   assert task.flops(batch) == 2 * (6 * judged + made) + 2 * made + 2 * judged
+
+
+@pytest.mark.parametrize("name", ["r1", "r2"])
+def test_penalties_are_the_slopes_at_reals_and_at_fakes(name):
+  task, players, _, state, batch = make(**{name: 2.0})
+  key = jax.random.key(5)
+  _, told = step(task, state, batch, key)
+  z_BZ = players.noise(jax.random.split(key, (1, 2))[0, 0], 8)
+  fake_BD = players.generator.apply({"params": state.params["generator"]}, z_BZ, train=True)
+
+  def score(x_D):
+    return players.discriminator.apply({"params": state.params["discriminator"]}, x_D[None], train=True)[0]
+
+  slopes_BD = {each: jax.vmap(jax.grad(score))(x) for each, x in (("r1", batch["features"]), ("r2", fake_BD))}
+  by_hand = {each: float(0.5 * (slope_BD**2).sum(-1).mean()) for each, slope_BD in slopes_BD.items()}
+  np.testing.assert_allclose(told[name], by_hand[name], rtol=1e-5)
+  assert abs(by_hand["r1"] / by_hand["r2"] - 1) > 1e-3, "this test could not tell them apart"
+
+
+@pytest.mark.parametrize("loss", gan_losses.LOSSES)
+def test_accuracy_is_told_where_a_logit_says_real_or_fake(loss):
+  task, players, _, state, batch = make(loss=gan_losses.LOSSES[loss])
+  key = jax.random.key(5)
+  _, told = step(task, state, batch, key)
+  assert ("critic_loss" in told) == (loss == "wasserstein")  # whose 0 is no victory
+  assert ("discriminator_loss" in told) != ("critic_loss" in told)
+  border = {"non_saturating": 0.0, "hinge": 0.0, "least_squares": 0.5}.get(loss)
+  if border is None:
+    assert "discriminator_accuracy" not in told
+    return
+  z_BZ = players.noise(jax.random.split(key, (1, 2))[0, 0], 8)
+  fake_BD = players.generator.apply({"params": state.params["generator"]}, z_BZ, train=True)
+  real_B, fake_B = (
+    np.asarray(players.discriminator.apply({"params": state.params["discriminator"]}, x, train=True))
+    for x in (batch["features"], fake_BD)
+  )
+  assert float(told["discriminator_accuracy"]) == ((real_B > border).mean() + (fake_B < border).mean()) / 2

@@ -139,3 +139,9 @@ def test_a_line_of_training_costs_next_to_nothing():
       watch.see(line)
     times.append((time.perf_counter() - began) / 100)
   assert min(times) < 20e-6
+
+
+def test_a_critic_whose_loss_is_zero_has_not_won():
+  """Wasserstein's loss is minus a distance (Arjovsky et al. 2017): 0 is where it begins, and where fakes are good."""
+  assert steps("train/critic_loss", [0.001, -0.002, 0.0] * 5) == []
+  assert steps(LOSS, [0.001, 0.002, 0.0] * 5) == [5000]
