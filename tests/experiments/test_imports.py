@@ -63,15 +63,15 @@ def test_no_loading_path_knows_pickle():
     assert "allow_pickle=True" not in path.read_text()
 
 
-def test_an_interrupt_among_the_imports_is_no_traceback():
-  command = [sys.executable, "-m", "experiments.mlp", "--config=iris"]
+def test_an_interrupt_among_the_imports_is_no_traceback(tmp_path):
+  command = [sys.executable, "-m", "experiments.mlp", "--config=iris", f"--workdir={tmp_path / 'run'}"]
   with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
     while "jaxlib" not in Path(f"/proc/{started.pid}/maps").read_text():
       assert started.poll() is None
     said = None
-    while said is None:  # a library may swallow one while it loads
+    while said is None:  # a library may swallow one while it loads, and then a later one finds it training
       started.send_signal(signal.SIGINT)
       with contextlib.suppress(subprocess.TimeoutExpired):
         said = started.communicate(timeout=1)[1]
   assert "Traceback" not in said
-  assert said.startswith("stopped")
+  assert said.startswith("stopped") or started.returncode == 75
