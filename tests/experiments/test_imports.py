@@ -1,8 +1,7 @@
 """Heavy libraries come in where they are first used, and imports run one way."""
 
 import ast
-import contextlib
-import signal
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -64,14 +63,9 @@ def test_no_loading_path_knows_pickle():
 
 
 def test_an_interrupt_among_the_imports_is_no_traceback(tmp_path):
-  command = [sys.executable, "-m", "experiments.mlp", "--config=iris", f"--workdir={tmp_path / 'run'}"]
-  with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
-    while "jaxlib" not in Path(f"/proc/{started.pid}/maps").read_text():
-      assert started.poll() is None
-    said = None
-    while said is None:  # a library may swallow one while it loads, and then a later one finds it training
-      started.send_signal(signal.SIGINT)
-      with contextlib.suppress(subprocess.TimeoutExpired):
-        said = started.communicate(timeout=1)[1]
-  assert "Traceback" not in said
-  assert said.startswith("stopped") or started.returncode == 75
+  (tmp_path / "jax.py").write_text("raise KeyboardInterrupt\n")
+  command = [sys.executable, "-m", "experiments.mlp", "--config=iris"]
+  environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+  done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+  assert done.stderr == "stopped before it began\n"
+  assert done.returncode != 0
