@@ -1,5 +1,7 @@
 """n-grams: which tokens they are, which rows they have, and that none tells of what comes later."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,8 +51,9 @@ def test_rows_are_the_formulas_and_spread_evenly():
 def test_no_logit_depends_on_what_comes_later():
   model = LanguageModel(Config(layers=1, width=8, heads=2), 7, 6, ngrams=(2, 4), ngram_rows=31)
   tokens_BL = jnp.array([[1, 2, 3, 4, 5, 6]], jnp.int32)
-  variables = model.init(jax.random.key(0), tokens_BL, train=False)
-  logits = lambda tokens: np.asarray(model.apply(variables, tokens, train=False)[0])  # noqa: E731
+  variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), tokens_BL)
+  forward = jax.jit(lambda tokens: model.apply(variables, tokens, train=False)[0])
+  logits = lambda tokens: np.asarray(forward(tokens))  # noqa: E731
   changed = logits(tokens_BL.at[0, 3].set(0))
   assert (changed[0, :3] == logits(tokens_BL)[0, :3]).all()
   assert (changed[0, 3:] != logits(tokens_BL)[0, 3:]).any(axis=-1).all()
