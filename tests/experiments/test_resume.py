@@ -12,19 +12,19 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 COMMAND = [
-  sys.executable, "-m", "experiments.mlp", "--config=iris", "--run.steps=800", "--run.eval_every=100",
+  sys.executable, "-m", "experiments.mlp", "--config=iris", "--run.steps=400", "--run.eval_every=100",
   "--run.checkpoint_every=20", "--run.log_every=50", "--data.batch_size=16", "--parallel.mesh=data:1",
   "--model.widths=16", "--model.dropout=0.2", "--optim.ema_decay=0.9",
 ]  # fmt: skip
 # Two optimizers, singular vectors, batch statistics and an average: all that a game keeps.
 GAN = [
-  sys.executable, "-m", "experiments.gan", "--data.source=synthetic:ring?size=400", "--run.steps=400",
-  "--run.eval_every=200", "--run.checkpoint_every=20", "--run.log_every=50", "--data.batch_size=16",
+  sys.executable, "-m", "experiments.gan", "--data.source=synthetic:ring?size=400", "--run.steps=200",
+  "--run.eval_every=100", "--run.checkpoint_every=20", "--run.log_every=50", "--data.batch_size=16",
   "--parallel.mesh=data:1", "--model.name=mlp", "--model.widths=8,8", "--model.conditional", "--model.spectral_norm",
   "--gan.critic_steps=2", "--gan.r1=0.1", "--optim.name=adam", "--optim.ema_decay=0.9",
 ]  # fmt: skip
 GPT = [
-  sys.executable, "-m", "experiments.gpt", f"--data.source=text:{__file__}", "--run.steps=400", "--run.eval_every=200",
+  sys.executable, "-m", "experiments.gpt", f"--data.source=text:{__file__}", "--run.steps=200", "--run.eval_every=100",
   "--run.checkpoint_every=20", "--run.log_every=50", "--data.batch_size=4", "--parallel.mesh=data:1",
   "--model.layers=2", "--model.width=8", "--model.heads=2", "--model.context=16", "--model.dropout=0.1",
   "--optim.name=muon", "--optim.ema_decay=0.9",
@@ -101,11 +101,11 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize(
   ("command", "step", "number", "code"),
   [
-    (COMMAND, 100, signal.SIGKILL, -9),
-    (COMMAND, 100, signal.SIGTERM, 75),
-    (COMMAND, 100, signal.SIGINT, 75),
-    (GAN, 100, signal.SIGKILL, -9),
-    (GPT, 100, signal.SIGKILL, -9),
+    (COMMAND, 60, signal.SIGKILL, -9),
+    (COMMAND, 60, signal.SIGTERM, 75),
+    (COMMAND, 60, signal.SIGINT, 75),
+    (GAN, 40, signal.SIGKILL, -9),
+    (GPT, 40, signal.SIGKILL, -9),
     (BERT, 40, signal.SIGKILL, -9),
     (FORECAST, 40, signal.SIGKILL, -9),
   ],
