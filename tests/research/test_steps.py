@@ -30,6 +30,15 @@ def test_an_evaluation_can_be_repeated():
   assert job.evaluation(job.state)["loss"] == job.evaluation(job.state)["loss"] == first["loss"]
 
 
+def test_only_so_many_evaluation_calls_are_under_way(monkeypatch):
+  """80 examples by 2 are 40 calls; without a wait among them virtual devices have hung in their all-reduces."""
+  waits, wait = [], jax.block_until_ready
+  monkeypatch.setattr(jax, "block_until_ready", lambda x: waits.append(x) or wait(x))
+  _, _, sums = evaluated(2)
+  assert int(sums["count"]) == 80
+  assert len(waits) == 40 // 16
+
+
 def test_rows_come_in_the_splits_order_without_padding():
   job, feed, sums = evaluated(24)
   rows = steps.examples(job.task, feed, job.prepare, job.state)
