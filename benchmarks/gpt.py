@@ -14,9 +14,9 @@ from benchmarks import turns, updates
 LAYERS, WIDTH, HEADS, LENGTH, BATCH, VOCABULARY = 4, 128, 4, 64, 12, 65
 
 
-def weights() -> dict[str, np.ndarray]:
+def weights(seed: int = 0) -> dict[str, np.ndarray]:
   """The same for every side: GPT-2's deviations, by nanoGPT's names; a layer's are (in, out)."""
-  random = np.random.default_rng(0)
+  random = np.random.default_rng(seed)
   normal = lambda *shape, std=0.02: random.normal(0, std, shape).astype(np.float32)  # noqa: E731
   branch = 0.02 / np.sqrt(2 * LAYERS)
   layer = {"query": (WIDTH, WIDTH), "key": (WIDTH, WIDTH), "value": (WIDTH, WIDTH), "up": (WIDTH, 4 * WIDTH)}
@@ -105,13 +105,13 @@ def flax() -> turns.Run:
   return updates.by_optax(loss_of, params, batch())
 
 
-def torch() -> turns.Run:
-  """A compact PyTorch twin, eager, with its own fused attention."""
+def twin(seed: int = 0):
+  """A compact PyTorch twin, eager, with its own fused attention: tokens (B, T) → logits (B, T, V)."""
   import torch
   from torch import nn
   from torch.nn import functional
 
-  w = weights()
+  w = weights(seed)
 
   def linear(kernel):
     layer = nn.Linear(*kernel.shape, bias=False)
@@ -126,9 +126,9 @@ def torch() -> turns.Run:
       self.out, self.up, self.down = (linear(w[name][i]) for name in ("out", "up", "down"))
 
     def forward(self, x):
-      q, k, v = self.qkv(self.norm_1(x)).view(BATCH, LENGTH, 3, HEADS, -1).permute(2, 0, 3, 1, 4)
+      q, k, v = self.qkv(self.norm_1(x)).view(*x.shape[:2], 3, HEADS, -1).permute(2, 0, 3, 1, 4)
       y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-      x = x + self.out(y.transpose(1, 2).reshape(BATCH, LENGTH, WIDTH))
+      x = x + self.out(y.transpose(1, 2).reshape(x.shape))
       return x + self.down(functional.gelu(self.up(self.norm_2(x)), approximate="tanh"))
 
   class GPT(nn.Module):
@@ -140,15 +140,23 @@ def torch() -> turns.Run:
       self.norm = nn.LayerNorm(WIDTH, bias=False)
 
     def forward(self, tokens):
-      x = self.blocks(self.tokens(tokens) + self.places(torch.arange(LENGTH)))
+      x = self.blocks(self.tokens(tokens) + self.places(torch.arange(tokens.shape[1])))
       return self.norm(x) @ self.tokens.weight.T
+
+  return GPT()
+
+
+def torch() -> turns.Run:
+  """The twin's updates."""
+  import torch
+  from torch.nn import functional
 
   data = torch.from_numpy(batch()).long()
 
   def loss_of(model):
     return functional.cross_entropy(model(data[:, :-1]).flatten(0, 1), data[:, 1:].flatten())
 
-  return updates.by_torch(GPT, loss_of)
+  return updates.by_torch(twin, loss_of)
 
 
 if __name__ == "__main__":

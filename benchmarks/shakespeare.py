@@ -3,14 +3,16 @@
   python -m benchmarks.shakespeare FILE               FILE: tinyshakespeare.txt; needs the extra `bench`, for PyTorch
   python -m benchmarks.shakespeare FILE --seeds=1
 
-A round has three turns, each a process of its own: 2,000 updates of the PyTorch twin of `benchmarks.gpt` (updates
-alone: no start, no data, no evaluation), then the whole commands `gpt --config=shakespeare_nano` and
-`--config=shakespeare_cpu`, each from its start to its report. The loss is that of every character of the validation
-split, once.
+A round has three turns, each a process of its own: 2,000 updates of the PyTorch twin of `benchmarks.gpt` on random
+windows of the text, by nanoGPT's schedule (its seconds are the updates' alone: no start, no evaluation), then the whole
+commands `gpt --config=shakespeare_nano` and `--config=shakespeare_cpu`, each from its start to its report. The loss is
+that of every character of the validation split, once, in windows of 64; the split is the text's last tenth for all.
 """
 
 import argparse
 import json
+import math
+import os
 import statistics
 import subprocess
 import sys
@@ -18,22 +20,69 @@ import tempfile
 import time
 from pathlib import Path
 
-STEPS = 2000
-TWIN = f"""
-import time
-from benchmarks.gpt import torch
-run = torch()
-run(10)
-began = time.perf_counter()
-run({STEPS})
-print(time.perf_counter() - began)
-"""
+import numpy as np
+
+from benchmarks import gpt, updates
+
+STEPS, WARMUP, LAST_FRACTION = 2000, 100, 0.1
+TWIN = f"PyTorch, {STEPS:,} updates"
 PRESETS = ("shakespeare_nano", "shakespeare_cpu")
 
 
-def twin_seconds() -> float:
-  done = subprocess.run([sys.executable, "-c", TWIN], check=True, capture_output=True, text=True)
-  return float(done.stdout.split()[-1])
+def split(text: Path) -> tuple[np.ndarray, np.ndarray]:
+  """nanoGPT's: characters numbered in their order, the last tenth to validate on."""
+  characters = text.read_text(encoding="utf-8")
+  number = {character: i for i, character in enumerate(sorted(set(characters)))}
+  tokens = np.asarray([number[character] for character in characters])
+  return np.split(tokens, [int(0.9 * len(tokens))])
+
+
+def rate(step: int) -> float:
+  """nanoGPT's: linear warm-up, then a cosine to a tenth."""
+  if step < WARMUP:
+    return updates.RATE * (step + 1) / (WARMUP + 1)
+  cosine = 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / (STEPS - WARMUP)))
+  return updates.RATE * (LAST_FRACTION + (1 - LAST_FRACTION) * cosine)
+
+
+def twin(text: Path, seed: int) -> tuple[float, float]:
+  """(seconds of the updates, validation loss in nats a character) of the PyTorch twin, trained in this process."""
+  import torch
+  from torch.nn import functional
+
+  torch.set_num_threads(os.cpu_count())
+  train, validation = split(text)
+  random = np.random.default_rng(seed)
+  model = gpt.twin(seed)
+  optimizer = updates.adamw(model)
+
+  def loss_of(windows, **how):
+    tokens = torch.from_numpy(windows)
+    return functional.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten(), **how)
+
+  began = time.perf_counter()
+  for step in range(STEPS):
+    starts_B = random.integers(0, len(train) - gpt.LENGTH, gpt.BATCH)
+    for group in optimizer.param_groups:
+      group["lr"] = rate(step)
+    loss = loss_of(train[starts_B[:, None] + np.arange(gpt.LENGTH + 1)])
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), updates.CLIP)
+    optimizer.step()
+  seconds = time.perf_counter() - began
+
+  last = len(validation) - 1  # characters that have one before them
+  windows = [validation[start : start + gpt.LENGTH + 1][None] for start in range(0, last, gpt.LENGTH)]
+  with torch.no_grad():
+    total = sum(loss_of(window, reduction="sum").item() for window in windows)
+  return seconds, total / last
+
+
+def trained_twin(text: Path, seed: int) -> tuple[float, float]:
+  command = [sys.executable, "-m", "benchmarks.shakespeare", str(text), f"--serve={seed}"]
+  done = subprocess.run(command, check=True, capture_output=True, text=True)
+  return tuple(json.loads(done.stdout))
 
 
 def trained(preset: str, text: Path, seed: int) -> tuple[float, float]:
@@ -54,25 +103,25 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("text", type=Path, help="tinyshakespeare.txt")
   parser.add_argument("--seeds", type=int, default=3)
+  parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
   options = parser.parse_args()
   text = options.text.expanduser().absolute()
   if not text.is_file():
     parser.error(f"{text} is no file; tinyshakespeare.txt is 1,115,394 characters, from Karpathy's char-rnn")
 
-  twin: list[float] = []
-  runs: dict[str, list[tuple[float, float]]] = {preset: [] for preset in PRESETS}
+  if options.serve is not None:
+    print(json.dumps(twin(text, options.serve)))
+    return
+  runs = {side: [] for side in (TWIN, *PRESETS)}
   for seed in range(options.seeds):
-    twin.append(twin_seconds())
-    for preset, found in runs.items():
-      found.append(trained(preset, text, seed))
-    print(f"seed {seed}: twin {twin[-1]:.1f} s, {', '.join(f'{p} {r[-1]}' for p, r in runs.items())}", flush=True)
+    for side, found in runs.items():
+      found.append(trained_twin(text, seed) if side == TWIN else trained(side, text, seed))
+    print(f"seed {seed}: {', '.join(f'{side} {found[-1]}' for side, found in runs.items())}", flush=True)
   print("| what | seconds, median (range) | validation loss, mean ± sd | n |\n| --- | --- | --- | --- |")
-  print(f"| PyTorch, {STEPS:,} updates | {told(twin, 0)} | | {len(twin)} |")
-  for preset, found in runs.items():
+  for side, found in runs.items():
     seconds, losses = (list(column) for column in zip(*found, strict=True))
     spread = statistics.stdev(losses) if len(losses) > 1 else 0.0
-    loss = f"{statistics.mean(losses):.4f} ± {spread:.4f}"
-    print(f"| `gpt --config={preset}` | {told(seconds, 0)} | {loss} | {len(found)} |")
+    print(f"| {side} | {told(seconds, 0)} | {statistics.mean(losses):.4f} ± {spread:.4f} | {len(found)} |")
 
 
 if __name__ == "__main__":

@@ -82,16 +82,23 @@ def by_optax(loss_of: Callable[[Params, Any], Any], params: Params, batch: Any) 
   return run
 
 
+def adamw(model: Any) -> Any:
+  """PyTorch's, with decay for what has two axes or more."""
+  import torch
+
+  matrices = [p for p in model.parameters() if p.ndim > 1]
+  others = [p for p in model.parameters() if p.ndim <= 1]
+  groups = [{"params": matrices, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
+  return torch.optim.AdamW(groups, RATE, BETAS)
+
+
 def by_torch(make_model: Callable[[], Any], loss_of: Callable[[Any], Any]) -> turns.Run:
   """Eager, on all cores. `loss_of` takes the model."""
   import torch
 
   torch.set_num_threads(os.cpu_count())
   model = make_model()
-  matrices = [p for p in model.parameters() if p.ndim > 1]
-  others = [p for p in model.parameters() if p.ndim <= 1]
-  groups = [{"params": matrices, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
-  optimizer = torch.optim.AdamW(groups, RATE, BETAS)
+  optimizer = adamw(model)
 
   def run(count: int) -> float:
     for _ in range(count):
