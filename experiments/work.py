@@ -74,10 +74,14 @@ class Job:
 
   @property
   def abstract_state(self) -> State:
-    return steps.abstract_state(self.task, self.data.train, self.data.augment, self.config.seed, self.mesh)
+    return steps.abstract_state(self._initialize, self.data.train, self.mesh)
 
   def initial_state(self) -> State:
-    return steps.initial_state(self.task, self.data.train, self.data.augment, self.config.seed, self.mesh)
+    return self._initialize(self.data.train.inputs(0))
+
+  @functools.cached_property
+  def _initialize(self) -> jax.stages.Wrapped:
+    return steps.initialization(self.task, self.data.train, self.data.augment, self.config.seed, self.mesh)
 
   def training_call(self, abstract: State | None = None) -> steps.TrainingCall:
     return steps.training_call(

@@ -37,8 +37,12 @@ class Checkpoints:
       sign = -1 if selection.lower_is_better(metric) else 1
       best = {"get_metric_fn": lambda scores: sign * scores[metric], "keep_checkpoints_without_metrics": False}
       preserved.append(policies.BestN(n=1, **best))
+    context = ocp.Context()
+    # Orbax writes a part of every replicated array from each device; of small ones the cutting is most of the work.
+    context.array.saving.min_slice_bytes_for_replica_parallel = 2**20
     self._orbax = ocp.training.Checkpointer(
       directory.absolute(),
+      context=context,
       save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
       preservation_policy=policies.AnyPreservationPolicy(preserved),
       cleanup_tmp_directories=not read_only,

@@ -24,18 +24,25 @@ AHEAD = 16
 TrainingCall = Callable[[State, Any, int], tuple[State, Metrics]]
 
 
-def initial_state(task: Task, feed: Feed, transform: Transform, seed: int, mesh: Mesh) -> State:
-  """The state at step 0, made on the devices and replicated over them."""
+def initialization(task: Task, feed: Feed, transform: Transform, seed: int, mesh: Mesh) -> jax.stages.Wrapped:
+  """The feed's inputs → the state at step 0, replicated over the devices; jitted.
+
+  One program for `abstract_state` and for the state itself, so that it is traced once.
+  """
+
+  def initialize(inputs: Any) -> State:
+    parameters_key, data_key = jax.random.split(jax.random.key(seed))
+    return task.init(parameters_key, transform(feed.batch(inputs, jnp.int32(0)), data_key))
+
   # It runs once, and its random numbers take LLVM longer to optimise (3 s on two cores) than unoptimised ones to draw.
   on_cpu = mesh.devices.ravel()[0].platform == "cpu"
   options = {"compiler_options": {"xla_backend_optimization_level": 0}} if on_cpu else {}
-  initialize = jax.jit(_initializer(task, feed, transform, seed), out_shardings=replicated(mesh), **options)
-  return initialize(feed.inputs(0))
+  return jax.jit(initialize, out_shardings=replicated(mesh), **options)
 
 
-def abstract_state(task: Task, feed: Feed, transform: Transform, seed: int, mesh: Mesh) -> State:
+def abstract_state(initialize: jax.stages.Wrapped, feed: Feed, mesh: Mesh) -> State:
   """Shapes, dtypes and shardings of the state; nothing is allocated. What a checkpoint is restored into."""
-  shapes = jax.eval_shape(_initializer(task, feed, transform, seed), feed.inputs(0))
+  shapes = initialize.eval_shape(feed.inputs(0))
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
 
 
@@ -154,14 +161,6 @@ def examples(task: Task, feed: Feed, transform: Transform, state: State) -> dict
 def replicated(mesh: Mesh) -> NamedSharding:
   """On every device of the mesh, whole."""
   return NamedSharding(mesh, PartitionSpec())
-
-
-def _initializer(task: Task, feed: Feed, transform: Transform, seed: int) -> Callable[[Any], State]:
-  def initialize(inputs: Any) -> State:
-    parameters_key, data_key = jax.random.split(jax.random.key(seed))
-    return task.init(parameters_key, transform(feed.batch(inputs, jnp.int32(0)), data_key))
-
-  return initialize
 
 
 def _update(task: Task, feed: Feed, transform: Transform, seed: int) -> Callable[[State, Any], tuple[State, Metrics]]:

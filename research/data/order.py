@@ -31,12 +31,13 @@ def epoch_and_offset(step, batch_size: int, size: int):
   step = step.astype(jnp.uint32)
   quotient, remainder = jnp.uint32(0), jnp.uint32(0)
   whole, rest = (jnp.uint32(part) for part in divmod(batch_size, size))
-  for bit in range(30, -1, -1):  # schoolbook long division, a bit of the step at a time
-    digit = (step >> bit) & 1
-    for more_quotient, more_remainder in ((quotient, remainder), (digit * whole, digit * rest)):
-      quotient, remainder = quotient + more_quotient, remainder + more_remainder  # < 2 * size, so no overflow
-      carry = (remainder >= size).astype(jnp.uint32)
-      quotient, remainder = quotient + carry, remainder - carry * jnp.uint32(size)
+  divisor, width = jnp.uint32(size), 32 - size.bit_length()  # size << width stays inside uint32
+  for shift in reversed(range(0, 31, width)):  # schoolbook long division, `width` bits of the step at a time
+    digit = (step >> shift) & jnp.uint32(2**width - 1)
+    shifted, more = remainder << width, digit * rest
+    quotient = (quotient << width) + digit * whole + shifted // divisor + more // divisor
+    remainder = shifted % divisor + more % divisor  # < 2 * size
+    quotient, remainder = quotient + remainder // divisor, remainder % divisor
   return quotient, remainder
 
 
@@ -67,29 +68,28 @@ def permuted(seed: int, epoch_B, position_B, size: int):
   xp = np if isinstance(position_B, np.ndarray) else jnp
   key_B = _mix(xp, epoch_B ^ _seed_word(xp, seed, 0))
   key_B = _mix(xp, key_B + _seed_word(xp, seed, 1))
-  index_B = _encrypt(xp, key_B, position_B, size)
+  key_RB = [_mix(xp, key_B + xp.uint32(number)) for number in range(_ROUNDS)]
+  index_B = _encrypt(xp, key_RB, position_B, size)
   if xp is np:
     while (outside_B := index_B >= size).any():
-      index_B = np.where(outside_B, _encrypt(np, key_B, index_B, size), index_B)
+      index_B = np.where(outside_B, _encrypt(np, key_RB, index_B, size), index_B)
     return index_B
   return jax.lax.while_loop(
     lambda index_B: (index_B >= size).any(),
-    lambda index_B: jnp.where(index_B >= size, _encrypt(jnp, key_B, index_B, size), index_B),
+    lambda index_B: jnp.where(index_B >= size, _encrypt(jnp, key_RB, index_B, size), index_B),
     index_B,
   )
 
 
-def _encrypt(xp, key_B, index_B, size: int):
-  """A permutation of range(rows * columns), the smallest near-square domain that holds `size`."""
+def _encrypt(xp, key_RB, index_B, size: int):
+  """A permutation of range(rows * columns), the smallest near-square domain that holds `size`; a key a round."""
   rows = int(np.ceil(np.sqrt(size)))
-  columns = -(-size // rows)
-  left_B, right_B = index_B // xp.uint32(columns), index_B % xp.uint32(columns)
-  for round_number in range(0, _ROUNDS, 2):
-    left_B = left_B + _mix(xp, _mix(xp, key_B + xp.uint32(round_number)) ^ right_B) % xp.uint32(rows)
-    left_B = left_B % xp.uint32(rows)
-    right_B = right_B + _mix(xp, _mix(xp, key_B + xp.uint32(round_number + 1)) ^ left_B) % xp.uint32(columns)
-    right_B = right_B % xp.uint32(columns)
-  return left_B * xp.uint32(columns) + right_B
+  rows, columns = xp.uint32(rows), xp.uint32(-(-size // rows))
+  left_B, right_B = index_B // columns, index_B % columns
+  for number in range(0, _ROUNDS, 2):
+    left_B = (left_B + _mix(xp, key_RB[number] ^ right_B) % rows) % rows
+    right_B = (right_B + _mix(xp, key_RB[number + 1] ^ left_B) % columns) % columns
+  return left_B * columns + right_B
 
 
 def _mix(xp, word_B):

@@ -1,5 +1,6 @@
 """A run that is killed, or asked to stop, goes on with the same command and ends with the same bits."""
 
+import importlib
 import json
 import signal
 import subprocess
@@ -11,33 +12,35 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
+from experiments import command as commands
+
 COMMAND = [
   sys.executable, "-m", "experiments.mlp", "--config=iris", "--run.steps=400", "--run.eval_every=100",
-  "--run.checkpoint_every=20", "--run.log_every=50", "--data.batch_size=16", "--parallel.mesh=data:1",
+  "--run.checkpoint_every=40", "--run.log_every=50", "--data.batch_size=16", "--parallel.mesh=data:1",
   "--model.widths=16", "--model.dropout=0.2", "--optim.ema_decay=0.9",
 ]  # fmt: skip
 # Two optimizers, singular vectors, batch statistics and an average: all that a game keeps.
 GAN = [
   sys.executable, "-m", "experiments.gan", "--data.source=synthetic:ring?size=400", "--run.steps=200",
-  "--run.eval_every=100", "--run.checkpoint_every=20", "--run.log_every=50", "--data.batch_size=16",
+  "--run.eval_every=100", "--run.checkpoint_every=40", "--run.log_every=50", "--data.batch_size=16",
   "--parallel.mesh=data:1", "--model.name=mlp", "--model.widths=8,8", "--model.conditional", "--model.spectral_norm",
   "--gan.critic_steps=2", "--gan.r1=0.1", "--optim.name=adam", "--optim.ema_decay=0.9",
 ]  # fmt: skip
 GPT = [
   sys.executable, "-m", "experiments.gpt", f"--data.source=text:{__file__}", "--run.steps=200", "--run.eval_every=100",
-  "--run.checkpoint_every=20", "--run.log_every=50", "--data.batch_size=4", "--parallel.mesh=data:1",
-  "--model.layers=2", "--model.width=8", "--model.heads=2", "--model.context=16", "--model.dropout=0.1",
+  "--run.checkpoint_every=40", "--run.log_every=50", "--data.batch_size=4", "--parallel.mesh=data:1",
+  "--model.layers=1", "--model.width=8", "--model.heads=2", "--model.context=16", "--model.dropout=0.1",
   "--optim.name=muon", "--optim.ema_decay=0.9",
 ]  # fmt: skip
 BERT = [
   sys.executable, "-m", "experiments.bert", f"--data.source=text:{__file__}", "--data.test_fraction=0",
-  "--run.steps=160", "--run.eval_every=80", "--run.checkpoint_every=20", "--run.log_every=40", "--data.batch_size=4",
+  "--run.steps=160", "--run.eval_every=80", "--run.checkpoint_every=40", "--run.log_every=40", "--data.batch_size=4",
   "--parallel.mesh=data:1", "--text.tokenizer=byte", "--masks.whole_words", "--model.layers=1", "--model.width=8",
   "--model.heads=2", "--model.context=16", "--optim.ema_decay=0.9",
 ]  # fmt: skip
 FORECAST = [
   sys.executable, "-m", "experiments.forecast", "--data.source=synthetic:seasonal?size=500", "--run.steps=160",
-  "--run.eval_every=80", "--run.checkpoint_every=20", "--run.log_every=40", "--data.batch_size=8",
+  "--run.eval_every=80", "--run.checkpoint_every=40", "--run.log_every=40", "--data.batch_size=8",
   "--parallel.mesh=data:1", "--series.context=12", "--series.horizon=4", "--series.season=6", "--model.name=gru",
   "--model.hidden=8", "--model.dropout=0.1",
 ]  # fmt: skip
@@ -83,42 +86,30 @@ def lines(workdir):
   return [{key: value for key, value in line.items() if key not in VOLATILE} for line in parsed]
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-  """command → the directory of an uninterrupted run of it, made once."""
-  made = {}
-
-  def run(command):
-    if command[2] not in made:
-      made[command[2]] = tmp_path_factory.mktemp("whole") / "run"
-      finish(made[command[2]], command)
-    return made[command[2]]
-
-  return run
-
-
 @pytest.mark.filterwarnings("ignore:Sharding info not provided:UserWarning")  # a bare load has no sharding to give
 @pytest.mark.parametrize(
-  ("command", "step", "number", "code"),
+  ("command", "ends"),
   [
-    (COMMAND, 60, signal.SIGKILL, -9),
-    (COMMAND, 60, signal.SIGTERM, 75),
-    (COMMAND, 60, signal.SIGINT, 75),
-    (GAN, 40, signal.SIGKILL, -9),
-    (GPT, 40, signal.SIGKILL, -9),
-    (BERT, 40, signal.SIGKILL, -9),
-    (FORECAST, 40, signal.SIGKILL, -9),
+    (COMMAND, [(40, signal.SIGKILL, -9), (120, signal.SIGTERM, 75), (200, signal.SIGINT, 75)]),
+    (GAN, [(40, signal.SIGKILL, -9)]),
+    (GPT, [(40, signal.SIGKILL, -9)]),
+    (BERT, [(40, signal.SIGKILL, -9)]),
+    (FORECAST, [(40, signal.SIGKILL, -9)]),
   ],
-  ids=["mlp killed", "mlp terminated", "mlp interrupted", "gan killed", "gpt killed", "bert killed", "forecast killed"],
+  ids=["mlp", "gan", "gpt", "bert", "forecast"],
 )
-def test_the_resumed_run_is_the_uninterrupted_one(whole, tmp_path, command, step, number, code):
-  whole, workdir = whole(command), tmp_path / "run"
-  process = start(workdir, command)
-  reached = wait_for_step(process, workdir, step)
-  process.send_signal(number)
-  output = process.communicate(timeout=60)[0]
-  assert process.returncode == code, output
-  assert not Path(workdir, "result.json").exists()
+def test_a_run_that_was_ended_and_resumed_is_the_uninterrupted_one(tmp_path, command, ends):
+  """Ended at or after a step by a signal, which gives an exit code; the uninterrupted one is made in this process."""
+  whole, workdir = tmp_path / "whole", tmp_path / "run"
+  experiment = importlib.import_module(f"{command[2]}.__main__").EXPERIMENT
+  assert commands.main(experiment, [*command[3:], f"--workdir={whole}"]) == 0
+  for step, number, code in ends:
+    process = start(workdir, command)
+    reached = wait_for_step(process, workdir, step)
+    process.send_signal(number)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == code, output
+    assert not Path(workdir, "result.json").exists()
 
   output = finish(workdir, command)
   assert "going on from step" in output
@@ -131,14 +122,14 @@ def test_the_resumed_run_is_the_uninterrupted_one(whole, tmp_path, command, step
     np.testing.assert_array_equal(expected[name], actual[name], err_msg=name)
   results = [json.loads(Path(each, "result.json").read_text()) for each in (whole, workdir)]
   assert results[0]["metrics"] == results[1]["metrics"]
-  assert len(json.loads(Path(workdir, "run.json").read_text())["starts"]) == 2
+  assert len(json.loads(Path(workdir, "run.json").read_text())["starts"]) == len(ends) + 1
 
 
 def test_a_second_process_in_the_same_directory_is_refused(tmp_path):
   workdir = tmp_path / "run"
   process = start(workdir)
   try:
-    wait_for_step(process, workdir, 20)
+    wait_for_step(process, workdir, 40)
     second = start(workdir)
     output = second.communicate(timeout=60)[0]
     assert second.returncode == 2

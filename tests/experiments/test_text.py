@@ -18,7 +18,8 @@ def table(tmp_path_factory):
 
 
 SMALL = ["--text.length=8", "--model.width=8", "--model.hidden=8", "--model.filters=4", "--model.heads=2",
-         "--data.batch_size=16", "--run.log_every=5", "--optim.learning_rate=1e-2"]  # fmt: skip
+         "--data.batch_size=16", "--run.log_every=5", "--run.eval_every=20",
+         "--optim.learning_rate=1e-2"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -53,8 +53,9 @@ class Job:
     (self.eval_feed,) = feeds.make_feeds(self.source, self.mesh, [in_order], kind=feed, budget_bytes=0)
     self.augment = self.prepare = transforms.chain([])
     arguments = (self.task, self.feed, self.augment, seed, self.mesh)
-    self.state = steps.initial_state(*arguments)
-    self.abstract = steps.abstract_state(*arguments)
+    initialize = steps.initialization(*arguments)
+    self.state = initialize(self.feed.inputs(0))
+    self.abstract = steps.abstract_state(initialize, self.feed, self.mesh)
     self.call = steps.training_call(*arguments, steps_per_call)
     self.evaluation = steps.evaluation_call(self.task, self.eval_feed, self.prepare, self.mesh)
 
