@@ -24,10 +24,10 @@ lint: setup
 	$(BIN)/ruff check .
 
 test: setup
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests
 
 test-all: setup
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not readme' tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not readme' tests
 
 smoke: setup
 	$(BIN)/python -m pytest -n $(JOBS) -m readme tests/test_readme.py

@@ -58,7 +58,7 @@ def keep_compiled_programs() -> None:
   """XLA's persistent cache: the second start of an experiment compiles nothing."""
   home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
   jax.config.update("jax_compilation_cache_dir", str(home / "flagship" / "xla"))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   jax.config.update("jax_raise_persistent_cache_errors", False)
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import command, work
+from experiments import command
 from experiments.autoencoder.__main__ import EXPERIMENT
-from research.report import pictures
 
 QUICK = [
   "--run.steps=6", "--run.eval_every=3", "--run.checkpoint_every=2", "--run.log_every=1", "--parallel.mesh=data:1",
@@ -19,14 +18,6 @@ EVERYTHING = [
   "--optim.ema_decay=0.9", "--optim.micro_batches=2",
 ]  # fmt: skip
 VOLATILE = ("time", "train/examples_per_second")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def without_matplotlib():
-  """Its pictures take longer than these runs; the report's own tests look at them."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(pictures, "write_all", lambda *_: None)
-    yield
 
 
 @pytest.fixture(scope="module")
@@ -72,24 +63,9 @@ def test_what_stands_for_a_missing_value_is_the_training_mean(in_directory):
 
 
 @pytest.mark.filterwarnings("ignore:Sharding info not provided:UserWarning")  # a bare load has no sharding to give
-def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path, stopping_after):
   halves = tmp_path / "run"
-
-  class StopAtThird:
-    asked = 0
-
-    def __enter__(self):
-      return self
-
-    def __exit__(self, *_exception):
-      pass
-
-    def __call__(self):
-      self.asked += 1
-      return self.asked >= 4  # once before the first step
-
-  with monkeypatch.context() as patch:
-    patch.setattr(work, "StopRequest", StopAtThird)
+  with stopping_after(3):
     assert command.main(EXPERIMENT, [*EVERYTHING, f"--workdir={halves}"]) == command.STOPPED
   assert not (halves / "result.json").exists()
   assert command.main(EXPERIMENT, [*EVERYTHING, f"--workdir={halves}"]) == 0

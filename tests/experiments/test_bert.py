@@ -18,6 +18,8 @@ SMALL = [
 ]  # fmt: skip
 SHAPE = ["--model.layers=1", "--model.width=8", "--model.heads=2", "--model.context=12"]
 
+DRAWS_PICTURES = True
+
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):

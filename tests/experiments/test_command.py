@@ -12,6 +12,8 @@ from experiments.cnn.__main__ import EXPERIMENT as CNN
 from experiments.linear.__main__ import EXPERIMENT as LINEAR
 from experiments.mlp.__main__ import EXPERIMENT as MLP
 
+DRAWS_PICTURES = True
+
 QUICK = ["--config=digits", "--run.steps=2", "--run.eval_every=2"]
 FOLDERS = sorted(path.parent.name for path in Path(command.__file__).parent.glob("*/__main__.py"))
 

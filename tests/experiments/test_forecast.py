@@ -10,6 +10,8 @@ from experiments import command
 from experiments.forecast.__main__ import EXPERIMENT as FORECAST
 from research.report import pictures, predictions
 
+DRAWS_PICTURES = True
+
 SMALL = ["--series.context=12", "--series.horizon=4", "--series.season=6", "--model.hidden=8", "--model.width=8",
          "--model.heads=2", "--data.batch_size=16", "--run.log_every=5", "--optim.learning_rate=1e-2",
          "--parallel.mesh=data:1"]  # fmt: skip

@@ -9,6 +9,8 @@ SMALL = [
   "--model.layers=2", "--model.width=16", "--model.heads=2", "--data.randaugment=1", "--model.stochastic_depth=0.2",
 ]  # fmt: skip
 
+DRAWS_PICTURES = True
+
 
 def test_a_run_from_end_to_end(tmp_path):
   arguments = ["--config=digits", *SMALL, "--run.steps=3", f"--workdir={tmp_path / 'run'}"]
