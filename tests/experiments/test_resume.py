@@ -91,8 +91,8 @@ def lines(workdir):
   ("command", "ends"),
   [
     (COMMAND, [(40, signal.SIGKILL, -9), (120, signal.SIGTERM, 75), (200, signal.SIGINT, 75)]),
-    (GAN, [(40, signal.SIGKILL, -9)]),
-    (GPT, [(40, signal.SIGKILL, -9)]),
+    pytest.param(GAN, [(40, signal.SIGKILL, -9)], marks=pytest.mark.slow),
+    pytest.param(GPT, [(40, signal.SIGKILL, -9)], marks=pytest.mark.slow),
   ],
   ids=["mlp", "gan", "gpt"],
 )
@@ -118,7 +118,7 @@ def test_a_run_that_was_ended_and_resumed_is_the_uninterrupted_one(tmp_path, com
 
 
 @pytest.mark.filterwarnings("ignore:Sharding info not provided:UserWarning")  # a bare load has no sharding to give
-@pytest.mark.parametrize("command", [BERT, FORECAST], ids=["bert", "forecast"])
+@pytest.mark.parametrize("command", [pytest.param(BERT, marks=pytest.mark.slow), FORECAST], ids=["bert", "forecast"])
 def test_a_run_that_was_asked_to_stop_is_the_uninterrupted_one(tmp_path, stopping_after, command):
   """All in this process, between two checkpoints; what a signal does to a process is tested above."""
   whole, workdir = tmp_path / "whole", tmp_path / "run"

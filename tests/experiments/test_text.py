@@ -22,7 +22,11 @@ SMALL = ["--text.length=8", "--model.width=8", "--model.hidden=8", "--model.filt
          "--optim.learning_rate=1e-2"]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NAMES)
+# In the default tests a GRU stands for the recurrent ones, and BERT's for the transformer.
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("lstm", "transformer")]
+
+
+@pytest.mark.parametrize("name", [*sorted({*NAMES} - {"lstm", "transformer"}), *SLOW])
 def test_every_network_tells_cats_from_dogs(table, tmp_path, name):
   workdir = tmp_path / "run"
   arguments = [f"--data.source=csv:{table}", *SMALL, f"--model.name={name}", "--run.steps=40", f"--workdir={workdir}"]

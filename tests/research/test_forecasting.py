@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import Optim
+from tiny import Optim, compiled
 
 from research import forecasting as subject
 from research import optim, steps
@@ -36,7 +36,7 @@ def units_of(splits):
 
 def make_task(splits, **options):
   model = LinearForecaster(horizon=HORIZON)
-  return subject.forecasting(model, optim.make_optimizer(Optim(), 10), units=units_of(splits), **options)
+  return compiled(subject.forecasting(model, optim.make_optimizer(Optim(), 10), units=units_of(splits), **options))
 
 
 def reference(past, horizon, season):
@@ -110,9 +110,8 @@ def test_a_fresh_model_is_the_naive_forecast_and_learns(splits, loss):
   state = task.init(jax.random.key(0), batch)
   first = task.summarize(task.evaluate(state, batch))
   assert first["mae"] == pytest.approx(first["naive_mae"], rel=1e-6)
-  step = jax.jit(task.step)
   for _ in range(60):
-    state, found = step(state, batch, jax.random.key(1))
+    state, found = task.step(state, batch, jax.random.key(1))
   last = task.summarize(task.evaluate(state, batch))
   assert last["loss"] < 0.7 * first["loss"]
   assert float(found["loss"]) < first["loss"]

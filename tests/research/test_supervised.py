@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import Job
+from tiny import Job, compiled
 
 from research import losses
 from research.models.mlp import MLP
@@ -28,7 +28,7 @@ def test_eight_devices_train_as_one_does():
 
 def plain(micro_batches=1, **more):
   model = MLP(outputs=3, widths=(8,), activation="tanh")
-  return supervised(model, optax.sgd(0.1), loss="softmax", micro_batches=micro_batches, **more)
+  return compiled(supervised(model, optax.sgd(0.1), loss="softmax", micro_batches=micro_batches, **more))
 
 
 def batch(size=12, mask=None):
@@ -47,8 +47,8 @@ def test_accumulation_equals_the_large_batch(mask, micro_batches):
   key = jax.random.key(0)
   whole, parts = plain(), plain(micro_batches)
   state = whole.init(key, batch())
-  a, told_a = jax.jit(whole.step)(state, batch(mask=mask), key)
-  b, told_b = jax.jit(parts.step)(state, batch(mask=mask), key)
+  a, told_a = whole.step(state, batch(mask=mask), key)
+  b, told_b = parts.step(state, batch(mask=mask), key)
   chex.assert_trees_all_close(a, b, rtol=1e-5, atol=1e-7)
   chex.assert_trees_all_close(told_a, told_b, rtol=1e-5)
 
@@ -95,13 +95,13 @@ def test_evaluation_uses_the_average_where_there_is_one():
 
 def test_a_regression_learns_in_the_targets_own_unit():
   model = MLP(outputs=1, widths=(), squeeze=True)
-  task = supervised(model, optax.sgd(0.3), loss="mean_squared_error", target_center=1000.0, target_scale=50.0)
+  unit = {"target_center": 1000.0, "target_scale": 50.0}
+  task = compiled(supervised(model, optax.sgd(0.3), loss="mean_squared_error", **unit))
   features = jnp.asarray(np.random.default_rng(0).standard_normal((64, 1)), jnp.float32)
   data = {"features": features, "target": 1000 + 50 * features[:, 0], "mask": jnp.ones(64)}
   state = task.init(jax.random.key(0), data)
-  step = jax.jit(task.step)
   for _ in range(100):
-    state, _ = step(state, data, jax.random.key(0))
+    state, _ = task.step(state, data, jax.random.key(0))
   summary = task.summarize(jax.device_get(task.evaluate(state, data)))
   assert summary["mae"] < 0.01
   assert summary["r2"] > 0.9999
@@ -110,7 +110,7 @@ def test_a_regression_learns_in_the_targets_own_unit():
 
 def test_bfloat16_computes_and_float32_remembers():
   model = MLP(outputs=3, widths=(8,), dtype="bfloat16")
-  task = supervised(model, optax.sgd(0.1), loss="softmax")
+  task = compiled(supervised(model, optax.sgd(0.1), loss="softmax"))
   state = task.init(jax.random.key(0), batch())
   new, told = task.step(state, batch(), jax.random.key(0))
   chex.assert_trees_all_equal_dtypes(state, new)

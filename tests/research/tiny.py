@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 
 from research import optim, steps
@@ -10,6 +11,15 @@ from research.data.source import ArraySource, Feature, Schema
 from research.models.mlp import MLP
 from research.parallel.mesh import make_mesh
 from research.supervised import supervised
+from research.task import Task
+
+TRACED = ("init", "step", "evaluate", "per_example", "features")
+
+
+def compiled(task: Task) -> Task:
+  """The task with its traced functions compiled whole: run eagerly, each of their operations compiles alone."""
+  functions = {name: getattr(task, name) for name in TRACED}
+  return dataclasses.replace(task, **{name: jax.jit(call) for name, call in functions.items() if call is not None})
 
 
 @dataclasses.dataclass

@@ -213,9 +213,8 @@ def test_bfloat16_computes_in_it_and_keeps_float32_parameters():
 
 
 def test_published_initialisations():
-  params = nn.meta.unbox(
-    LanguageModel(Config(layers=8, width=64), 500, 64).init(jax.random.key(0), tokens_of(), train=False)
-  )["params"]
+  drawn = lambda model, x: nn.meta.unbox(jax.jit(lambda: model.init(jax.random.key(0), x, train=False))())  # noqa: E731
+  params = drawn(LanguageModel(Config(layers=8, width=64), 500, 64), tokens_of())["params"]
   layers = params["transformer"]["layers"]
   for kernel in (layers["attention"]["query"], layers["mlp"]["up"], {"kernel": params["embed"]["embedding"]}):
     assert float(kernel["kernel"].std()) == pytest.approx(0.02, rel=0.03)
@@ -224,7 +223,7 @@ def test_published_initialisations():
   first, second = layers["mlp"]["up"]["kernel"][:2]
   assert float(jnp.abs(first - second).max()) > 0.01  # a key for each layer
   glorot = Transformer(Config(layers=2, width=64, initializer="vit"))
-  up = nn.meta.unbox(glorot.init(jax.random.key(0), x_of(glorot.config), train=False))["params"]["layers"]["mlp"]["up"]
+  up = drawn(glorot, x_of(glorot.config))["params"]["layers"]["mlp"]["up"]
   assert float(jnp.abs(up["kernel"]).max()) == pytest.approx(np.sqrt(6 / (64 + 256)), rel=0.01)
 
 
