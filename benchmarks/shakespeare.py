@@ -1,7 +1,7 @@
 """How good a language model is in the time that PyTorch takes for nanoGPT's CPU recipe, on tinyshakespeare.
 
   python -m benchmarks.shakespeare FILE               FILE: tinyshakespeare.txt; needs the extra `bench`, for PyTorch
-  python -m benchmarks.shakespeare FILE --seeds=1
+  python -m benchmarks.shakespeare FILE --seeds=1 --first=3
 
 A round has three turns, each a process of its own: 2,000 updates of the PyTorch twin of `benchmarks.gpt` on random
 windows of the text, by nanoGPT's schedule (its seconds are the updates' alone: no start, no evaluation), then the whole
@@ -102,7 +102,8 @@ def told(values: list[float], digits: int) -> str:
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("text", type=Path, help="tinyshakespeare.txt")
-  parser.add_argument("--seeds", type=int, default=3)
+  parser.add_argument("--seeds", type=int, default=3, help="how many")
+  parser.add_argument("--first", type=int, default=0, help="the first of them")
   parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
   options = parser.parse_args()
   text = options.text.expanduser().absolute()
@@ -113,7 +114,7 @@ def main() -> None:
     print(json.dumps(twin(text, options.serve)))
     return
   runs = {side: [] for side in (TWIN, *PRESETS)}
-  for seed in range(options.seeds):
+  for seed in range(options.first, options.first + options.seeds):
     for side, found in runs.items():
       found.append(trained_twin(text, seed) if side == TWIN else trained(side, text, seed))
     print(f"seed {seed}: {', '.join(f'{side} {found[-1]}' for side, found in runs.items())}", flush=True)
