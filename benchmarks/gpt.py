@@ -30,31 +30,31 @@ def batch() -> np.ndarray:
   return np.random.default_rng(1).integers(0, VOCABULARY, (BATCH, LENGTH + 1)).astype(np.int32)
 
 
-def flagship(dtype: str = "float32") -> turns.Run:
-  """Flagship's own task, as experiments.gpt compiles it."""
+def language_task(optimizer, dtype: str = "float32"):
+  """Flagship's own, as experiments.gpt makes it."""
   from research.language import language_modelling
   from research.models.language_model import LanguageModel
   from research.models.transformer_config import Config
 
   config = Config(layers=LAYERS, width=WIDTH, heads=HEADS, bias=False, unroll=LAYERS, dtype=dtype)
   network = LanguageModel(config, VOCABULARY, LENGTH)
-  w = weights()
+  return language_modelling(network, optimizer, token_bytes_V=np.ones(VOCABULARY, np.int32))
 
-  def place(params):
-    stack = params["transformer"]
-    layers = {
-      **stack["layers"],
-      "attention": {name: {"kernel": w[name]} for name in ("query", "key", "value", "out")},
-      "mlp": {name: {"kernel": w[name]} for name in ("up", "down")},
-    }
-    embedded = {"embed": {"embedding": w["tokens"]}, "position_embed": {"embedding": w["places"]}}
-    return {**params, **embedded, "transformer": {**stack, "layers": layers}}
 
-  return updates.by_flagship(
-    lambda optimizer: language_modelling(network, optimizer, token_bytes_V=np.ones(VOCABULARY, np.int32)),
-    {"tokens": batch()},
-    place,
-  )
+def placed(params, seed: int = 0):
+  """`weights` in the places of the parameters that the task has drawn."""
+  w, stack = weights(seed), params["transformer"]
+  layers = {
+    **stack["layers"],
+    "attention": {name: {"kernel": w[name]} for name in ("query", "key", "value", "out")},
+    "mlp": {name: {"kernel": w[name]} for name in ("up", "down")},
+  }
+  embedded = {"embed": {"embedding": w["tokens"]}, "position_embed": {"embedding": w["places"]}}
+  return {**params, **embedded, "transformer": {**stack, "layers": layers}}
+
+
+def flagship(dtype: str = "float32") -> turns.Run:
+  return updates.by_flagship(lambda optimizer: language_task(optimizer, dtype), {"tokens": batch()}, placed)
 
 
 def bfloat16() -> turns.Run:

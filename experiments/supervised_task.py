@@ -11,8 +11,11 @@ from research.task import Task
 
 
 def outputs(splits: Splits) -> int:
-  """The head's width: the number of classes, or 1 for a regression."""
-  return len(splits.train.schema.class_names) or 1
+  """The head's width: the number of classes, or 1 for a regression. Raises UserError where all are of one class."""
+  names = splits.train.schema.class_names
+  if len(names) == 1:
+    raise UserError(f"data: {splits.train.name}: all examples are of one class, {names[0]!r}; two are needed to tell")
+  return len(names) or 1
 
 
 def make_task(

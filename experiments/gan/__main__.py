@@ -74,9 +74,10 @@ class Config(Experiment):
         "flags: --gan.loss=wasserstein needs a discriminator of bounded slope: --gan.gradient_penalty=10 or"
         " --model.spectral_norm"
       )
-    if play.gradient_penalty and self.model.discriminator_norm == "batch":
+    penalties = [name for name in ("gradient_penalty", "r1", "r2") if getattr(play, name)]
+    if penalties and self.model.discriminator_norm == "batch":
       raise UserError(
-        "flags: --gan.gradient_penalty is of each example alone, which --model.discriminator_norm=batch mixes; group or"
+        f"flags: --gan.{penalties[0]} is of each example alone, which --model.discriminator_norm=batch mixes; group or"
         " none would do"
       )
 

@@ -121,6 +121,13 @@ def test_one_line_and_exit_code_2(capsys, in_directory, definition, arguments, c
   assert not list(in_directory.rglob("run.flags")), "a refused command left a run behind"
 
 
+def test_a_table_of_one_class_is_refused(capsys, in_directory):
+  Path("a.csv").write_text("height,animal\n" + "".join(f"{i}.5,cat\n" for i in range(20)))
+  arguments = ["--data.source=csv:a.csv", "--data.batch_size=8", "--run.steps=2"]
+  assert "all examples are of one class, 'cat'" in refused(capsys, MLP, arguments)
+  assert not list(in_directory.rglob("run.flags"))
+
+
 def test_a_run_directory_of_other_flags_is_refused_and_left_alone(capsys, in_directory):
   assert command.main(MLP, ["--config=iris", "--run.steps=2", "--workdir=w"]) == 0
   before = {path: path.read_bytes() for path in Path("w").rglob("*") if path.is_file()}
