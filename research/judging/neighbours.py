@@ -57,7 +57,7 @@ def compare(generated: Balls, real: Balls) -> Neighbours:
   """Precision, recall, density and coverage of generated examples (N, D) against real ones (M, D).
 
   N × M distances are computed in float64 and 32 MB at a time. Recall depends on how many examples there are on either
-  side: compare equal numbers. Raises UserError for different dimensions.
+  side: only values for the same N and M compare. Raises UserError for different dimensions.
   """
   points.check_alike(generated.center_ND.shape[1], real.center_ND.shape[1])
   is_real, holders = 0, 0

@@ -20,7 +20,7 @@ class Reference:
 def score(features_ND: np.ndarray, reference: Reference, seed: int = 0) -> dict[str, float]:
   """Scores of generated features (N, D) by name; see frechet.py, kernel_distance.py and neighbours.py.
 
-  Fréchet distance and recall depend on the number of examples on both sides, so compare equal numbers only.
+  Fréchet distance and recall depend on the number of examples on both sides: only scores of as many examples compare.
 
   Args:
     features_ND: of generated examples, by the judge that saw the real ones.
