@@ -183,9 +183,10 @@ def expand(definition: Definition, arguments: Sequence[str]) -> tuple[list[str],
 
   Returns:
     (arguments, what --config named: its name and the flags read from it, workdir or None). Later flags win, so flags
-    after --config override it, as they do the --model flags that come with --init_from.
+    after --config override it; they override the --model flags that come with --init_from wherever it stands.
   """
   expanded, origin, workdir = [], [], None
+  read, init_from = 0, ""  # how many of `expanded` come from --config and what precedes it
   waiting = list(arguments)
   while waiting:
     argument = waiting.pop(0)
@@ -202,16 +203,21 @@ def expand(definition: Definition, arguments: Sequence[str]) -> tuple[list[str],
     if name == "workdir":
       workdir = Path(value).expanduser()
     elif name == "init_from":  # typed: a flag file is complete, and its run may be gone
-      expanded += [*origins.model_flags(definition, value), f"--init_from={value}"]
+      expanded.append(f"--init_from={value}")
+      init_from = value
     elif name == "flagfile":
       expanded += flags.read_lines(Path(value).expanduser())
+      read = len(expanded)
     else:
       path = find_config(definition, value)
       if path.name == "run.flags":
         _check_owner(definition, path.parent)
         workdir = workdir or path.parent
       expanded += flags.read_lines(path)
+      read = len(expanded)
       origin = [path.parent.name if path.name == "run.flags" else path.stem, *expanded]
+  if init_from:  # before all that is typed, wherever --init_from stands among it
+    expanded[read:read] = origins.model_flags(definition, init_from)
   return expanded, origin, workdir
 
 

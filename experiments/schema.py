@@ -59,7 +59,9 @@ class Data:
   """Which examples, how divided, how fed and how altered"""
 
   source: str = flag(
-    "sklearn:digits", "tfds:NAME, sklearn:NAME, idx:DIR, folder:DIR, npz:FILE, csv:FILE or synthetic:NAME"
+    "sklearn:digits",
+    "tfds:NAME, sklearn:NAME, idx:DIR, folder:DIR, npz:FILE, csv:FILE, synthetic:NAME; of text also text:FILE|DIR,"
+    " jsonl:FILE, python:stdlib or python:docstrings",
   )
   dir: str = flag("", "where tfds sets lie prepared; empty: ~/tensorflow_datasets", curve=False)
   cache_dir: str = flag("", "where decoded sets are kept; empty: ~/.cache/flagship", curve=False)

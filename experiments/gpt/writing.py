@@ -11,6 +11,7 @@ import numpy as np
 from experiments.gpt.network import make_network
 from experiments.schema import flag
 from research import decoding
+from research.data import check
 from research.data.tokenizers import Tokenizer
 from research.errors import UserError
 from research.models.language_model import LanguageModel
@@ -33,7 +34,9 @@ class Prompting:
   min_p: float = flag(0.0, "only those this times as likely as the likeliest", low=0.0, high=1.0)
   repetition_penalty: float = flag(1.0, "divides the logits of tokens that were there already", low=0.01)
   beams: int = flag(0, "beams of a search for the likeliest text, instead of drawing; 0: none", low=0)
-  stop: str = flag("", r"ends a text where it comes; several with | between; \n is a new line", verbatim=True)
+  stop: str = flag(
+    "", r"ends a text where it comes (--beams: what was found); several with | between; \n is a new line", verbatim=True
+  )
   sample_seed: int = flag(-1, "seed of the draws; -1: the run's own seed", low=-1, high=2**32 - 1)
 
   def check(self) -> None:
@@ -43,6 +46,10 @@ class Prompting:
       raise UserError("flags: --top_p=0 leaves no token; --temperature=0 takes the likeliest")
     if self.beams and (self.count > 1 or self.prompt_file):
       raise UserError("flags: --beams is for one text from one --prompt")
+    drawing = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "sample_seed")
+    given = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
+    if self.beams and (unused := [f"--{name}" for name in drawing if name in given]):
+      raise UserError(f"flags: --beams searches and draws nothing, so {', '.join(unused)} would change nothing")
 
 
 def sampler(model: LanguageModel, tokenizer: Tokenizer) -> Callable[[State, Key, int], str]:
@@ -75,12 +82,19 @@ def write(job: Any, state: State, request: Any) -> int:
   params = jax.device_put(jax.device_get(state.extra.get("ema", state.params)))  # one device writes
   seed = request.config.seed if asked.sample_seed < 0 else asked.sample_seed
   stops = [_unescaped(stop) for stop in asked.stop.split("|") if stop]
+  decoding.pad(ids, length=model.context, vocabulary=tokenizer.size)  # refuses before anything is printed
   if asked.beams:
+    room = model.context - len(ids[0])
+    if asked.tokens > room:
+      raise UserError(f"sample: --beams searches within the context of {model.context}: --tokens={room} would fit")
     found = decoding.beam_search(
       model, params, ids[0], count=asked.tokens, length=model.context, beams=asked.beams, end=tokenizer.end
     )
+    cut = {}
     for score, text in found:
-      print(f"{score:9.4f}  {prompts[0]}{tokenizer.decode(text)}")
+      cut.setdefault(_cut(tokenizer.decode(text), stops), score)  # of texts that differ behind a stop the best
+    for text, score in cut.items():
+      print(f"{score:9.4f}  {prompts[0]}{text}")
     return 0
   choice = decoding.Choice(
     repetition_penalty=asked.repetition_penalty,
@@ -166,6 +180,10 @@ class _Stream:
     return piece
 
 
+def _cut(text: str, stops: Sequence[str]) -> str:
+  return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
+
+
 def _overlap(text: str, stop: str) -> int:
   """How many of the last characters are the first ones of the stop string."""
   return next((size for size in range(min(len(stop), len(text)), 0, -1) if text.endswith(stop[:size])), 0)
@@ -173,7 +191,7 @@ def _overlap(text: str, stop: str) -> int:
 
 def _prompts(asked: Prompting) -> list[str]:
   if not asked.prompt_file:
-    return [_unescaped(asked.prompt)]
+    return [check.text(_unescaped(asked.prompt), "flags: --prompt")]
   try:
     lines = Path(asked.prompt_file).expanduser().read_text("utf-8").splitlines()
   except (OSError, UnicodeDecodeError) as error:

@@ -20,6 +20,17 @@ def outputs(source: Source) -> None:
   labels(source.name, output_N, len(source.schema.class_names))
 
 
+def text(text: str, where: str) -> str:
+  """The text itself, which must have a UTF-8 form: JSON may spell half of a surrogate pair, which is no character."""
+  try:
+    text.encode()
+  except UnicodeEncodeError as error:
+    raise UserError(
+      f"{where} has half of a surrogate pair ({text[error.start]!a}) at character {error.start:,}; it is no character"
+    ) from error
+  return text
+
+
 def labels(name: str, labels_N: np.ndarray, classes: int) -> None:
   """Integers of any type, 0 to classes - 1."""
   if len(bad := np.flatnonzero((labels_N < 0) | (labels_N >= classes))):

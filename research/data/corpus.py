@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from research.data import check, nearest
 from research.data import fingerprint as fingerprints
-from research.data import nearest
 from research.data.source import SPLIT_NAMES
 from research.errors import UserError
 
@@ -139,10 +139,12 @@ def _lines(path: Path, field: str) -> Iterator[str]:
         content = json.loads(line)
       except ValueError as error:
         raise UserError(f"data: {path}, line {number} is no JSON ({error})") from error
-      if not isinstance(content, dict) or not isinstance(content.get(field), str):
+      if not isinstance(content, dict) or field not in content:
         known = ", ".join(sorted(content)) if isinstance(content, dict) else "no object"
         raise UserError(f"data: {path}, line {number} has no text {field!r} ({known}); jsonl:FILE?field=NAME names it")
-      yield content[field]
+      if not isinstance(content[field], str):
+        raise UserError(f"data: {path}, line {number}: {field!r} is no text but {json.dumps(content[field])[:40]}")
+      yield check.text(content[field], f"data: {path}, line {number}")
 
 
 def _python(rest: str) -> dict[str, Iterable[str]]:

@@ -15,10 +15,11 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from research.data import cache, nearest, tokenizers
+from research.data import cache, check, nearest, tokenizers
 from research.data import fingerprint as fingerprints
 from research.data.source import SPLIT_NAMES, ArraySource, Dataset, Feature, Schema, Source, View
 from research.data.splits import splits_of, stratified
@@ -183,37 +184,53 @@ def _table(rest: str, column: str, target: str) -> Pairs:
   for number, row in enumerate(rows, start=2):
     if len(row) != len(names):
       raise UserError(f"data: {path}, row {number} has {len(row)} cells, and the header {len(names)}")
-  return _columns(str(path), [dict(zip(names, row, strict=True)) for row in rows], names, column, target)
+  found = {f"row {number}": dict(zip(names, row, strict=True)) for number, row in enumerate(rows, start=2)}
+  return _columns(str(path), found, names, column, target)
 
 
 def _lines(rest: str, column: str, target: str) -> Pairs:
   path = nearest.existing(rest, "file")
-  rows = []
+  rows, names = {}, []
   for number, line in enumerate(_read(path).split("\n"), start=1):
     if line.strip():
       try:
         row = json.loads(line)
       except ValueError as error:
         raise UserError(f"data: {path}, line {number} is no JSON ({error})") from error
-      if not isinstance(row, dict) or (rows and row.keys() != rows[0].keys()):
+      if not isinstance(row, dict) or (rows and row.keys() != set(names)):
         raise UserError(f"data: {path}, line {number} has not the fields of the first line")
-      rows.append({name: value if isinstance(value, str) else json.dumps(value) for name, value in row.items()})
-  return _columns(str(path), rows, list(rows[0]) if rows else [], column, target)
+      names = names or list(row)
+      rows[f"line {number}"] = {name: _cell(value, f"data: {path}, line {number}") for name, value in row.items()}
+  return _columns(str(path), rows, names, column, target)
 
 
-def _columns(name: str, rows: list[dict[str, str]], names: list[str], column: str, target: str) -> Pairs:
+def _cell(value: Any, where: str) -> str:
+  """null is an empty cell, as in a table."""
+  if isinstance(value, str):
+    return check.text(value, where)
+  return "" if value is None else json.dumps(value)
+
+
+def _columns(name: str, rows: dict[str, dict[str, str]], names: list[str], column: str, target: str) -> Pairs:
+  """rows: {where it stands: {column: cell}}."""
   for asked in (column, target):
     if asked and asked not in names:
       raise UserError(f"data: {name} has no column {asked!r}{nearest.hint(asked, names)}; it has {', '.join(names)}")
   if not rows or len(names) < 2:
-    raise UserError(f"data: {name} needs a column of texts and one of classes, and rows; it has {len(rows)} rows")
+    raise UserError(
+      f"data: {name} needs a column of texts and one of classes, and rows; it has {len(rows)} rows of"
+      f" {', '.join(names) or 'nothing'}"
+    )
   column = column or max(
-    (each for each in names if each != target), key=lambda each: sum(len(row[each]) for row in rows)
+    (each for each in names if each != target), key=lambda each: sum(len(row[each]) for row in rows.values())
   )
   target = target or [each for each in names if each != column][-1]
   if column == target:
     raise UserError(f"data: {column!r} is both --text.column and --data.target")
-  return {"all": [(row[column], row[target]) for row in rows]}
+  for where, row in rows.items():
+    if not row[target].strip():
+      raise UserError(f"data: {name}, {where}: the class, column {target!r}, is missing")
+  return {"all": [(row[column], row[target]) for row in rows.values()]}
 
 
 def _folder(rest: str) -> Pairs:

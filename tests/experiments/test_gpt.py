@@ -113,6 +113,10 @@ def test_many_texts_and_beams(trained, capsys, tmp_path):
   beams = said(capsys, run, "--prompt=the c", "--beams=3", "--tokens=4").splitlines()
   scores = [float(line.split()[0]) for line in beams]
   assert scores == sorted(scores, reverse=True)
+  stop = beams[0][-2:]  # behind "score  the c" come four characters
+  cut = said(capsys, run, "--prompt=the c", "--beams=3", "--tokens=4", f"--stop={stop}").splitlines()
+  assert cut[0] == beams[0][:-2] or stop in beams[0][:-2]
+  assert len({line.split("  ", 1)[1] for line in cut}) == len(cut)
 
 
 def test_a_stream_holds_back_what_may_become_a_stop_or_a_character():
@@ -203,6 +207,7 @@ def test_a_run_of_another_text_or_tokenizer_is_refused(trained, capsys, tmp_path
     (["--text.tokenizer=words"], "one of char, byte, bpe"),
     (["sample", "--prompt=a", "--prompt_file=b"], "--prompt and --prompt_file are both given"),
     (["sample", "--beams=2", "--count=2"], "--beams is for one text"),
+    (["sample", "--beams=2", "--top_k=3", "--min_p=0.1"], "so --top_k, --min_p would change nothing"),
   ],
 )
 def test_what_does_not_fit_is_said_in_one_line(capsys, tmp_path, arguments, message):

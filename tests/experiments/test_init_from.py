@@ -60,10 +60,13 @@ def test_it_begins_with_the_averaged_parameters_and_the_model_of_the_other_run(f
 def test_typed_flags_override_the_other_runs_and_a_finished_run_needs_it_no_more(first, tmp_path, capsys):
   origin = shutil.copytree(first, tmp_path / "origin")
   workdir = tmp_path / "second"
-  line = [f"--init_from={origin}", "--model.dropout=0.1", *MLP_LINE, "--run.steps=2", f"--workdir={workdir}"]
-  assert command.main(MLP, line) == 0
+  line = ["--model.norm=layer", f"--init_from={origin}", "--model.dropout=0.1", *MLP_LINE, f"--workdir={workdir}"]
+  assert "is of another model" in refused(capsys, MLP, *line)
+  line[0] = "--model.activation=tanh"  # of no parameter's shape
+  assert command.main(MLP, [*line, "--run.steps=2"]) == 0
   flags = (workdir / "run.flags").read_text()
   assert "--model.dropout=0.1" in flags
+  assert "--model.activation=tanh" in flags
   assert "--model.widths=12" in flags
   shutil.rmtree(origin)
   assert command.main(MLP, ["eval", f"--config={workdir}"]) == 0

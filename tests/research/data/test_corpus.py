@@ -65,6 +65,8 @@ def test_the_standard_library_is_text_enough_without_a_download():
     ("a.jsonl", '{"text": "x"}\n{"text": ', "jsonl:{}", r"line 2 is no JSON"),
     ("a.jsonl", '{"body": "x"}', "jsonl:{}", r"line 1 has no text 'text' \(body\); jsonl:FILE\?field=NAME names it"),
     ("a.jsonl", "[1]", "jsonl:{}", "line 1 has no text"),
+    ("a.jsonl", '{"text": 5}', "jsonl:{}", "line 1: 'text' is no text but 5"),
+    ("a.jsonl", '{"text": "x\\ud800y"}', "jsonl:{}", "line 1 has half of a surrogate pair .* at character 1; it is no"),
     ("a.jsonl", '{"text": "x"}', "jsonl:{}?column=a", r"option 'column=a'; jsonl: knows \?field=NAME"),
     ("a.txt", "abc", "txt:{}", r"is no text \(did you mean text\?\)"),
     ("a.txt", "abc", "text:{}x", "no file or folder"),

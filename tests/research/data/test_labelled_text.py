@@ -148,7 +148,8 @@ def test_a_changed_text_or_length_changes_the_fingerprint(tmp_path):
     ("text,class\na,b\nc\n", {}, "row 3 has 1 cells, and the header 2"),
     ("text,class\na,x\nb,x\n", {}, "has 1 classes; there must be two or more"),
     ("text,class\na,x\nb,y\n", {"target": "klass"}, r"no column 'klass' \(did you mean class\?\)"),
-    ("text\na\n", {}, "needs a column of texts and one of classes"),
+    ("text\na\n", {}, "needs a column of texts and one of classes, and rows; it has 1 rows of text"),
+    ("text,class\na,x\nb,\n", {}, "row 3: the class, column 'class', is missing"),
     ("", {}, "needs a column of texts and one of classes"),
     ("text,class\na,x\nb,y\n", {"column": "text", "target": "text"}, "'text' is both"),
   ],
@@ -180,3 +181,13 @@ def test_words_are_split_as_said(tmp_path):
   tokenizers.save(tokenizer, tmp_path / "t.json")
   assert tokenizers.digest(tokenizers.load(tmp_path / "t.json")) == tokenizers.digest(tokenizer)
   assert tokenizer.encode("B x A!").tolist() == [2, 0, 1, 3]
+
+
+@pytest.mark.parametrize(
+  ("value", "message"),
+  [("null", "line 2: the class, column 'class', is missing"), ('"\\udc00"', "line 2 has half of a surrogate pair")],
+)
+def test_json_lines_without_a_class_are_refused(tmp_path, value, message):
+  path = write(tmp_path / "a.jsonl", '{"text": "a", "class": "x"}\n{"text": "b", "class": ' + value + "}\n")
+  with pytest.raises(UserError, match=message):
+    open_labelled(f"jsonl:{path}", length=3)
