@@ -354,7 +354,8 @@ def _check_best_metric(job: Job) -> None:
 def _check_data(workdir: Path, job: Job, advice: str) -> None:
   known = run_directory.read_record(workdir).get("data")
   if known not in (None, job.data.splits.fingerprint):
-    raise UserError(f"run: {job.config.data.source} is not the data that {workdir} was started with; {advice}")
+    changed = "".join(f"; {each}" for each in run_directory.differing(workdir, job.config))
+    raise UserError(f"run: {job.config.data.source} is not the data that {workdir} was started with{changed}; {advice}")
 
 
 def _write_provenance(request: Request, job: Job, abstract: State) -> None:

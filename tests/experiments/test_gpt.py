@@ -189,6 +189,8 @@ def test_a_run_of_another_text_or_tokenizer_is_refused(trained, capsys, tmp_path
   other.write_text(TEXT.replace("cat", "cow"))
   error = refused(capsys, f"--config={trained}", f"--data.source=text:{other}")
   assert "belongs to another experiment (--data.source=" in error
+  error = refused(capsys, "sample", f"--config={trained}", "--text.tokenizer=byte", "--tokens=3")
+  assert "; --text.tokenizer=char there, byte here; " in error
   (trained.parent / "a.txt").write_text(TEXT.replace("cat", "cow"))
   try:
     assert "is not the data that" in refused(capsys, "eval", f"--config={trained}")
