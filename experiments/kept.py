@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from experiments import run_directory
 from experiments.schema import MOST
-from research.errors import UserError
 
 if TYPE_CHECKING:
   from experiments.command import Definition, Request
@@ -31,9 +30,7 @@ def job(definition: "Definition", request: "Request") -> "Job | None":
   splits = definition.open_kept(config, workdir)
   if splits is None or not splits.about.keys() <= record.keys():
     return None  # a run from before run.json named what is kept
-  for name, value in splits.about.items():
-    if record[name] != value:
-      raise UserError(f"run: the {name} in {workdir} is not the one that it was started with; put that one back")
+  run_directory.check_kept(workdir, record, splits.about)
   # The schedule's length stands in no checkpoint, so any that a warm-up fits into will do.
   run = dataclasses.replace(config.run, steps=config.run.steps or MOST, best_metric="", patience=0)
   alike = dataclasses.replace(config, run=run, data=dataclasses.replace(config.data, feed="device"))

@@ -39,6 +39,8 @@ def help_text(definition: "Definition", arguments: list[str]) -> str:
   found = flags.values(config)
   # What this experiment adds comes first: every other has the rest too.
   for leaf in sorted(flags.leaves(definition.schema), key=lambda leaf: leaf.group.__module__ == Experiment.__module__):
+    if leaf.name in definition.schema.unused:
+      continue
     if leaf.group is not group:
       group = leaf.group
       lines += ["", _heading(definition, group)]

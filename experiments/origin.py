@@ -97,6 +97,14 @@ def kept(value: str, workdir: Path | None, file: str) -> Path:
   return path
 
 
+def tokenizer(config: Any, workdir: Path | None, file: str) -> str | Path:
+  """--text.tokenizer, or where the tokenizer stands that need not be learned: --init_from's, or the run's own."""
+  if config.text.tokenizer == "init":
+    return kept(config.init_from, workdir, file)
+  own = workdir is not None and (workdir / file).exists() and run_directory.experiment_of(workdir) is not None
+  return workdir / file if own and not run_directory.differing(workdir, config) else config.text.tokenizer
+
+
 def _run(definition: Any, value: str) -> Path:
   directory = Path(value).expanduser()
   name = run_directory.experiment_of(directory)

@@ -104,6 +104,13 @@ def read_record(workdir: Path) -> dict:
     raise UserError(f"run: {workdir}/run.json is damaged ({error}); delete it or give another --workdir") from error
 
 
+def check_kept(workdir: Path, record: Mapping, about: Mapping[str, str]) -> None:
+  """Raises UserError where what a run keeps beside its checkpoints is not what run.json, the `record`, says of it."""
+  for name, value in about.items():
+    if record.get(name, value) != value:
+      raise UserError(f"run: the {name} in {workdir} is not the one that it was started with; put that one back")
+
+
 def best_metric(workdir: Path) -> str:
   """--run.best_metric of the run, "" where it has none."""
   found = [line.partition("=")[2] for line in flags.read_lines(workdir / "run.flags") if "--run.best_metric=" in line]

@@ -5,6 +5,8 @@ A model has a dataclass of its own beside its experiment; the parts here are the
 
 import dataclasses
 import math
+import operator
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from research.errors import UserError
@@ -87,6 +89,12 @@ class Data:
     return {name: getattr(self, name) for name in ("validation_fraction", "test_fraction", "split_seed")}
 
 
+# Flags that alter images, for the `unused` of experiments that see none.
+AUGMENTATION = (
+  "data.pad_crop", "data.flip", "data.randaugment", "data.randaugment_magnitude", "data.cutout", "data.mixup",
+)  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class Optim:
   """The optimizer and its schedule"""
@@ -131,9 +139,12 @@ class Experiment:
   Attributes:
     pixels: what the task sees of a byte: "standardised" by the training images' channel statistics, "unit" in [0, 1],
       or "signed" in [-1, 1]. It belongs to the experiment and is no flag.
+    unused: flags of the common groups that the experiment has no use for, each with why or what it has instead, as it
+      follows the flag's name in an error. --help leaves them out.
   """
 
   pixels: ClassVar[str] = "standardised"
+  unused: ClassVar[Mapping[str, str]] = {}
 
   seed: int = flag(0, "seed of parameters, order, augmentation and dropout", low=0, high=2**32 - 1)
   init_from: str = flag(
@@ -151,7 +162,10 @@ class Experiment:
 
   def check(self) -> None:
     """Raises UserError for a combination that no single flag forbids."""
-    run, data, optim = self.run, self.data, self.optim
+    run, data, optim, untouched = self.run, self.data, self.optim, type(self)()
+    for name, why in self.unused.items():
+      if operator.attrgetter(name)(self) != operator.attrgetter(name)(untouched):
+        raise UserError(f"flags: --{name} {why}")
     if not run.steps and not run.epochs:
       raise UserError("flags: --run.steps and --run.epochs are both 0; give one of them")
     if data.batch_size % optim.micro_batches:

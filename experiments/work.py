@@ -298,7 +298,9 @@ def preflight(definition: Definition, request: Request) -> int:
   """What a run would be: parameters, FLOPs and memory of the compiled step. Trains and writes nothing."""
   from experiments import preflight as page
 
-  print(page.text(make_job(definition, request.config, print, request.workdir)))
+  job = make_job(definition, request.config, print, request.workdir)
+  first_arrays(definition, job, request.workdir)  # refused now if it would be later
+  print(page.text(job))
   return DONE
 
 
@@ -352,9 +354,12 @@ def _check_best_metric(job: Job) -> None:
 
 
 def _check_data(workdir: Path, job: Job, advice: str) -> None:
-  known = run_directory.read_record(workdir).get("data")
-  if known not in (None, job.data.splits.fingerprint):
-    changed = "".join(f"; {each}" for each in run_directory.differing(workdir, job.config))
+  known, splits = run_directory.read_record(workdir), job.data.splits
+  if known.get("data") not in (None, splits.fingerprint):
+    differing = run_directory.differing(workdir, job.config)
+    if not differing:  # then what was kept has been read, where there is such
+      run_directory.check_kept(workdir, known, splits.about)
+    changed = "".join(f"; {each}" for each in differing)
     raise UserError(f"run: {job.config.data.source} is not the data that {workdir} was started with{changed}; {advice}")
 
 

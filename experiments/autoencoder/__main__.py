@@ -53,6 +53,10 @@ class Config(Experiment):
   """Every flag of this experiment."""
 
   pixels: ClassVar[str] = "unit"
+  unused: ClassVar = dict.fromkeys(
+    ("data.cutout", "data.mixup", "data.label_smoothing"),
+    "is for classifiers; an autoencoder has --noise.kind, and no labels",
+  )
 
   model: Model = dataclasses.field(default_factory=Model)
   noise: NoiseFlags = dataclasses.field(default_factory=NoiseFlags)
@@ -79,9 +83,6 @@ class Config(Experiment):
     for name in ("likelihood", "binarize", "sigma", "beta", "beta_warmup", "iwae_samples"):
       if model.kind != "variational" and getattr(model, name) != getattr(Model(), name):
         raise UserError(f"flags: --model.{name} is for --model.kind=variational, not {model.kind}")
-    for name in ("cutout", "mixup", "label_smoothing"):
-      if getattr(self.data, name):
-        raise UserError(f"flags: --data.{name} is for classifiers; an autoencoder has --noise.kind, and no labels")
 
   def _check_variational(self) -> None:
     model = self.model

@@ -6,6 +6,7 @@
 import dataclasses
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 from experiments import origin
 from experiments.bert.filling import Filling, fill
@@ -13,7 +14,7 @@ from experiments.bert.layouts import beside
 from experiments.bert.network import Model, make_network
 from experiments.command import Definition, main
 from experiments.interchange import Interchange
-from experiments.schema import Data, Experiment, flag
+from experiments.schema import AUGMENTATION, Data, Experiment, flag
 from experiments.supervised_task import make_task
 from research import optim
 from research.data import corpus, labelled_text
@@ -60,6 +61,8 @@ class Classify:
 class Config(Experiment):
   """Every flag of this experiment."""
 
+  unused: ClassVar = dict.fromkeys(AUGMENTATION, "is for images; texts have --model.dropout and --masks.share")
+
   task: str = flag("pretrain", "what is learned", choices=("pretrain", "classify"))
   data: Data = dataclasses.field(
     default_factory=lambda: Data(source="python:docstrings", validation_fraction=0.1, eval_batch_size=256)
@@ -76,9 +79,6 @@ class Config(Experiment):
       raise UserError("flags: --model.experts is for experiments.gpt, whose loss keeps them balanced")
     if self.text.tokenizer == "init" and not self.init_from:
       raise UserError("flags: --text.tokenizer=init is the tokenizer of --init_from, which is not given")
-    for name in ("pad_crop", "flip", "randaugment", "cutout", "mixup"):
-      if getattr(self.data, name):
-        raise UserError(f"flags: --data.{name} is for images; texts have --model.dropout and --masks.share")
     if self.task == "pretrain" and self.classify != Classify():
       raise UserError("flags: --classify… belongs to --task=classify")
     if self.task == "pretrain" and self.data.label_smoothing:
@@ -102,7 +102,7 @@ def open_data(config: Config, say, workdir: Path | None) -> TextSplits:
   data, text = config.data, config.text
   shared = {
     "length": config.model.length,
-    "tokenizer": origin.kept(config.init_from, workdir, FILE) if text.tokenizer == "init" else text.tokenizer,
+    "tokenizer": origin.tokenizer(config, workdir, FILE),
     "vocabulary": text.vocabulary,
     "validation_fraction": data.validation_fraction,
     "test_fraction": data.test_fraction,

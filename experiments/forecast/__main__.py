@@ -3,18 +3,17 @@
 import dataclasses
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 from experiments.command import Definition, main
 from experiments.forecast.ahead import Ahead, write
 from experiments.forecast.network import Model, make_network, units_of
-from experiments.schema import Data, Experiment, flag
+from experiments.schema import AUGMENTATION, Data, Experiment, flag
 from research import optim
 from research.data.series import SeriesSplits, open_series
 from research.errors import UserError
 from research.forecasting import LOSSES, forecasting
 from research.task import Task
-
-_NOT_FOR_SERIES = (*("pad_crop", "flip", "randaugment", "cutout", "mixup", "label_smoothing"), "split_seed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +37,11 @@ class Loss:
 class Config(Experiment):
   """Every flag of this experiment."""
 
+  unused: ClassVar = dict.fromkeys(
+    (*AUGMENTATION, "data.label_smoothing", "data.split_seed"),
+    "is not for a series, whose splits follow time and whose values stay",
+  )
+
   data: Data = dataclasses.field(
     default_factory=lambda: Data(source="synthetic:seasonal", validation_fraction=0.2, test_fraction=0.2)
   )
@@ -60,9 +64,6 @@ class Config(Experiment):
       )
     if model.name == "transformer":
       model.shape().check()
-    for name in _NOT_FOR_SERIES:
-      if getattr(self.data, name):
-        raise UserError(f"flags: --data.{name} is not for a series, whose splits follow time and whose values stay")
 
 
 def open_data(config: Config, say, workdir: Path | None) -> SeriesSplits:

@@ -45,6 +45,10 @@ class Config(Experiment):
   """Every flag of this experiment."""
 
   pixels: ClassVar[str] = "signed"
+  unused: ClassVar = {
+    **dict.fromkeys(("data.mixup", "data.label_smoothing"), "softens labels, and a GAN has none to predict"),
+    "optim.micro_batches": "is not for a GAN, whose batch is divided by --gan.critic_steps",
+  }
 
   model: Model = dataclasses.field(default_factory=Model)
   gan: Play = dataclasses.field(default_factory=Play)
@@ -64,10 +68,6 @@ class Config(Experiment):
       )
     if play.updates == "simultaneous" and play.critic_steps > 1:
       raise UserError("flags: --gan.updates=simultaneous means one step of each; --gan.critic_steps must be 1")
-    if self.optim.micro_batches > 1:
-      raise UserError("flags: --optim.micro_batches is not for a GAN, whose batch is divided by --gan.critic_steps")
-    if data.mixup or data.label_smoothing:
-      raise UserError("flags: --data.mixup and --data.label_smoothing soften labels, and a GAN has none to predict")
     bounded = play.gradient_penalty or self.model.spectral_norm or play.r1
     if play.loss == "wasserstein" and not bounded:
       raise UserError(

@@ -3,13 +3,14 @@
 import dataclasses
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 from experiments import origin
 from experiments.command import Definition, main
 from experiments.gpt.network import Model, make_network
 from experiments.gpt.writing import Prompting, sampler, write
 from experiments.interchange import Interchange, tokenizer_files
-from experiments.schema import Data, Experiment, flag
+from experiments.schema import AUGMENTATION, Data, Experiment, flag
 from research import optim
 from research.data.text import FILE, TextSplits, open_text, without_text
 from research.errors import UserError
@@ -44,6 +45,11 @@ class Loss:
 class Config(Experiment):
   """Every flag of this experiment."""
 
+  unused: ClassVar = dict.fromkeys(
+    (*AUGMENTATION, "data.label_smoothing", "data.target"),
+    "is for classifiers; a language model has --text.tokenizer, --loss.z …",
+  )
+
   data: Data = dataclasses.field(
     default_factory=lambda: Data(
       source="python:stdlib", validation_fraction=0.1, test_fraction=0.0, batch_size=16, eval_batch_size=64
@@ -59,18 +65,14 @@ class Config(Experiment):
     ngrams.check(self.model.ngrams)
     if self.text.tokenizer == "init" and not self.init_from:
       raise UserError("flags: --text.tokenizer=init is the tokenizer of --init_from, which is not given")
-    for name in ("pad_crop", "flip", "randaugment", "cutout", "mixup", "label_smoothing", "target"):
-      if getattr(self.data, name):
-        raise UserError(f"flags: --data.{name} is for classifiers; a language model has --text.tokenizer, --loss.z …")
 
 
 def open_data(config: Config, say, workdir: Path | None) -> TextSplits:
   data, text = config.data, config.text
-  tokenizer = origin.kept(config.init_from, workdir, FILE) if text.tokenizer == "init" else text.tokenizer
   return open_text(
     data.source,
     length=config.model.context,
-    tokenizer=tokenizer,
+    tokenizer=origin.tokenizer(config, workdir, FILE),
     vocabulary=text.vocabulary,
     packed=text.packed,
     **data.division,

@@ -1,6 +1,8 @@
 """The word sample of a language model: texts that go on from prompts, on the terminal as they are written."""
 
 import dataclasses
+import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,8 @@ class Prompting:
   repetition_penalty: float = flag(1.0, "divides the logits of tokens that were there already", low=0.01)
   beams: int = flag(0, "beams of a search for the likeliest text, instead of drawing; 0: none", low=0)
   stop: str = flag(
-    "", r"ends a text where it comes (--beams: what was found); several with | between; \n is a new line", verbatim=True
+    "", r"ends a text where it comes (--beams: what was found); several with | between; \n: a new line, \|: a |",
+    verbatim=True,
   )
   sample_seed: int = flag(-1, "seed of the draws; -1: the run's own seed", low=-1, high=2**32 - 1)
 
@@ -81,7 +84,8 @@ def write(job: Any, state: State, request: Any) -> int:
   ids = [tokenizer.encode(start).tolist() or [beginning(tokenizer)] for start in starts]
   params = jax.device_put(jax.device_get(state.extra.get("ema", state.params)))  # one device writes
   seed = request.config.seed if asked.sample_seed < 0 else asked.sample_seed
-  stops = [_unescaped(stop) for stop in asked.stop.split("|") if stop]
+  stops = stop_strings(asked.stop)
+  _tell_unknown(tokenizer, prompts)
   decoding.pad(ids, length=model.context, vocabulary=tokenizer.size)  # refuses before anything is printed
   if asked.beams:
     room = model.context - len(ids[0])
@@ -180,6 +184,11 @@ class _Stream:
     return piece
 
 
+def stop_strings(written: str) -> list[str]:
+  """What --stop stands for: strings with | between them, in which \\| is a |."""
+  return [_unescaped(each.replace("\\|", "|")) for each in re.split(r"(?<!\\)\|", written) if each]
+
+
 def _cut(text: str, stops: Sequence[str]) -> str:
   return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
 
@@ -199,6 +208,13 @@ def _prompts(asked: Prompting) -> list[str]:
   if not (prompts := [_unescaped(line) for line in lines if line]):
     raise UserError(f"sample: --prompt_file={asked.prompt_file} has no prompt")
   return prompts
+
+
+def _tell_unknown(tokenizer: Tokenizer, prompts: Sequence[str]) -> None:
+  if tokenizer.kind == "char":
+    unknown = sorted(each for each in set("".join(prompts)) if tokenizer.encode(each)[0] == tokenizer.unknown)
+    if unknown:
+      print(f"training had no {', '.join(map(repr, unknown))}: read as an unknown character", file=sys.stderr)
 
 
 def _unescaped(text: str) -> str:

@@ -3,14 +3,16 @@
 import dataclasses
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import flax.linen as nn
 
+from experiments import origin
 from experiments.command import Definition, main
-from experiments.schema import Data, Experiment, flag
+from experiments.schema import AUGMENTATION, Data, Experiment, flag
 from experiments.supervised_task import make_task, outputs
 from research.data.labelled_text import open_labelled
-from research.data.text import TextSplits
+from research.data.text import FILE, TextSplits
 from research.errors import UserError
 from research.models.text import Bag, Recurrent, TextCNN, TextTransformer
 from research.models.transformer_config import Config as Shape
@@ -50,6 +52,10 @@ class Text:
 class Config(Experiment):
   """Every flag of this experiment."""
 
+  unused: ClassVar = dict.fromkeys(
+    AUGMENTATION, "is for images; texts have --model.dropout and --data.label_smoothing"
+  )
+
   data: Data = dataclasses.field(default_factory=lambda: Data(source="python:docstrings"))
   text: Text = dataclasses.field(default_factory=Text)
   model: Model = dataclasses.field(default_factory=Model)
@@ -60,9 +66,6 @@ class Config(Experiment):
       _shape(self.model).check()
     if self.model.name == "cnn" and not self.model.windows:
       raise UserError("flags: --model.windows is empty; a convolutional network has at least one size")
-    for name in ("pad_crop", "flip", "randaugment", "cutout", "mixup"):
-      if getattr(self.data, name):
-        raise UserError(f"flags: --data.{name} is for images; texts have --model.dropout and --data.label_smoothing")
 
 
 def open_data(config: Config, say, workdir: Path | None) -> TextSplits:
@@ -70,7 +73,7 @@ def open_data(config: Config, say, workdir: Path | None) -> TextSplits:
   return open_labelled(
     data.source,
     length=text.length,
-    tokenizer=text.tokenizer,
+    tokenizer=origin.tokenizer(config, workdir, FILE),
     vocabulary=text.vocabulary,
     column=text.column,
     target=data.target,

@@ -48,6 +48,21 @@ def test_help_shows_groups_and_the_presets_values(capsys):
   assert "--seed=7" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_what_an_experiment_has_no_use_for_is_refused_and_not_in_help(folder, capsys):
+  definition = importlib.import_module(f"experiments.{folder}.__main__").EXPERIMENT
+  assert command.main(definition, ["--help"]) == 0
+  text = capsys.readouterr().out
+  leaves = {leaf.name: leaf for leaf in flags.leaves(definition.schema)}
+  assert definition.schema.unused.keys() <= leaves.keys()
+  for name, leaf in leaves.items():
+    assert (f"  --{name}=" in text) != (name in definition.schema.unused)
+    if name in definition.schema.unused:
+      kinds = {bool: "true", int: "2", float: "0.5", str: "x"}
+      other = kinds[type(leaf.field.default)]
+      assert f"flags: --{name} " in refused(capsys, definition, ["preflight", f"--{name}={other}"])
+
+
 def test_list_shows_each_preset_with_its_first_line(capsys):
   assert command.main(MLP, ["--list"]) == 0
   lines = capsys.readouterr().out.splitlines()

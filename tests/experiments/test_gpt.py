@@ -7,7 +7,7 @@ import pytest
 
 from experiments import command, kept, run_directory, work
 from experiments.gpt.__main__ import EXPERIMENT as GPT
-from experiments.gpt.writing import _Stream
+from experiments.gpt.writing import _Stream, stop_strings
 from research.data import tokenizers
 
 TEXT = "the cat sat on the mat.\nthe dog sat on the log.\n" * 40
@@ -102,6 +102,31 @@ def test_a_run_without_its_text_has_the_state_of_the_run_with_it(tmp_path):
   assert found.abstract_state == job.abstract_state
   assert found.data.splits.fingerprint == job.data.splits.fingerprint
   job.data.train.close()
+
+
+def test_stop_strings_are_divided_by_bars_of_which_some_are_meant():
+  assert stop_strings(r"|a b|\nc|d\|e\|") == ["a b", "\nc", "d|e|"]
+  assert stop_strings("") == []
+
+
+def test_characters_of_a_prompt_that_training_had_not_are_told(trained, capsys):
+  capsys.readouterr()
+  assert command.main(GPT, ["sample", f"--config={trained}", "--prompt=a ☃ cat é ☃", "--tokens=1"]) == 0
+  assert capsys.readouterr().err == "training had no 'é', '☃': read as an unknown character\n"
+  assert command.main(GPT, ["sample", f"--config={trained}", "--prompt=a cat", "--tokens=1"]) == 0
+  assert capsys.readouterr().err == ""
+
+
+def test_a_tokenizer_that_is_kept_is_not_learned_again(trained, capsys, monkeypatch):
+  monkeypatch.setattr(tokenizers, "learn", None)
+  assert command.main(GPT, ["eval", f"--config={trained}"]) == 0
+  kept = trained / "tokenizer.json"
+  content = kept.read_text()
+  tokenizers.save(tokenizers.Characters("abc"), kept)
+  try:
+    assert "the tokenizer in" in refused(capsys, "eval", f"--config={trained}")
+  finally:
+    kept.write_text(content)
 
 
 def test_many_texts_and_beams(trained, capsys, tmp_path):

@@ -73,6 +73,13 @@ def test_typed_flags_override_the_other_runs_and_a_finished_run_needs_it_no_more
   assert "arrays from" not in capsys.readouterr().out.rpartition("step 2")[2]
 
 
+def test_preflight_refuses_what_training_would(first, tmp_path, capsys):
+  line = ["preflight", f"--init_from={first}", *MLP_LINE, f"--workdir={tmp_path / 'second'}"]
+  assert command.main(MLP, line) == 0
+  assert f"arrays from {first}" in capsys.readouterr().out
+  assert "is of another model" in refused(capsys, MLP, *line, "--model.norm=layer")
+
+
 def test_a_head_for_other_classes_is_drawn_and_other_differences_are_named(first, tmp_path, capsys):
   line = [f"--init_from={first}", *MLP_LINE, "--run.steps=1", f"--workdir={tmp_path / 'second'}"]
   error = refused(capsys, MLP, *line, "--data.source=sklearn:wine")
