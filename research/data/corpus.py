@@ -106,7 +106,7 @@ def _files(scheme: str, rest: str) -> dict[str, Iterable[str]]:
   if path.is_file():
     return {"all": read(path)}
   if not path.is_dir():
-    raise UserError(f"data: no file or folder {path}; --data.source=text:FILE|DIR names the text")
+    raise UserError(f"data: no file or folder {path}; --data.source={scheme}:FILE|DIR names what to read")
   files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES[scheme] and file.is_file())
   if not files:
     raise UserError(f"data: {path} has no files {', '.join('*' + suffix for suffix in SUFFIXES[scheme])}")
