@@ -11,8 +11,8 @@ from pathlib import Path
 from experiments import command, flags, run_directory
 from experiments.command import Definition, Request
 from experiments.schema import Data
-from research.data.nearest import hint
 from research.errors import UserError
+from research.nearest import hint
 
 EITHER = "a run's directory, or EXPERIMENT:PRESET such as cnn:digits"
 

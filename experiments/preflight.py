@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from experiments import inputs
 from research import steps
+from research.kernels import choice
 from research.models.table import parameter_table
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ def text(job: "Job") -> str:
   rows = parameter_table(state.params)
   count, size = sum(row.count for row in rows), sum(row.bytes for row in rows)
   began = time.monotonic()
-  compiled = lower(job, state).compile()
+  with choice.recording() as forms:
+    lowered = lower(job, state)
+  compiled = lowered.compile()
   seconds = time.monotonic() - began
   memory = compiled.memory_analysis()
   batch = jax.eval_shape(lambda x: data.augment(data.train.batch(x, jnp.int32(0)), jax.random.key(0)), _given(job))
@@ -36,6 +39,7 @@ def text(job: "Job") -> str:
     f"  data                 {config.data.source}: {inputs.sizes(data.splits)}",
     f"  a batch              {', '.join(f'{key} {shape}' for key, shape in shapes.items())}",
     f"  updates              {plan.total_steps:,}; evaluation every {plan.eval_every:,}",
+    *([f"  kernels              {choice.say(forms)}"] * bool(forms)),
     f"  optimizer            {config.optim.name}, {_bytes(_tree_bytes(state.opt_state))} of state",
   ]
   if flops is not None:

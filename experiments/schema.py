@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from research.errors import UserError
+from research.kernels import choice
 
 
 def flag(
@@ -150,6 +151,7 @@ class Experiment:
   init_from: str = flag(
     "", "what to start from, with its --model flags: a run's directory, or hf:DIR (a Hugging Face directory)"
   )
+  kernels: str = flag("", "forms of operations, OPERATION=FORM,…, as conv=xla; empty: the fastest known")
   run: Run = dataclasses.field(default_factory=Run)
   data: Data = dataclasses.field(default_factory=Data)
   optim: Optim = dataclasses.field(default_factory=Optim)
@@ -166,6 +168,7 @@ class Experiment:
     for name, why in self.unused.items():
       if operator.attrgetter(name)(self) != operator.attrgetter(name)(untouched):
         raise UserError(f"flags: --{name} {why}")
+    choice.parse(self.kernels)
     if not run.steps and not run.epochs:
       raise UserError("flags: --run.steps and --run.epochs are both 0; give one of them")
     if data.batch_size % optim.micro_batches:

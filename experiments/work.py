@@ -24,10 +24,11 @@ from experiments.schema import Experiment
 from research import loop, provenance, selection, steps
 from research.allocator import keep_freed_memory
 from research.checkpoint import Checkpoints
-from research.data.nearest import hint
 from research.data.splits import Splits
 from research.errors import UserError
+from research.kernels import choice
 from research.models.table import parameter_count
+from research.nearest import hint
 from research.parallel.mesh import make_mesh
 from research.report import Report, measures, rebuild, record
 from research.signals import StopRequest
@@ -51,7 +52,8 @@ def run(definition: Definition, request: Request) -> int:
   words = {
     "train": train, "eval": evaluate, "sample": sample.run, "export": interchange.export, "preflight": preflight
   }  # fmt: skip
-  return words[request.word](definition, request)
+  with choice.configured(request.config.kernels):
+    return words[request.word](definition, request)
 
 
 def keep_compiled_programs() -> None:
@@ -216,12 +218,13 @@ def _train(request: Request, job: Job, checkpoints: Checkpoints, stop: StopReque
   start = checkpoints.latest
   state = origin.begin(job.initial_state(), first) if start is None else checkpoints.restore(start, abstract)
   start = start or 0
-  _write_provenance(request, job, abstract)
+  forms = call.forms()
+  _write_provenance(request, job, abstract, forms)
 
   headline = getattr(job.task.judge, "headline", None) or _headline(job)
   with Report(
     workdir,
-    header=_header(request, job, abstract),
+    header=_header(request, job, abstract, forms),
     total_steps=plan.total_steps,
     start_step=start,
     batch_size=config.data.batch_size,
@@ -321,7 +324,7 @@ def _headline(job: Job) -> str:
   return f"{split}/{job.task.headline or usual}"
 
 
-def _header(request: Request, job: Job, abstract: State) -> dict[str, str]:
+def _header(request: Request, job: Job, abstract: State, forms: dict[str, str]) -> dict[str, str]:
   plan, config = job.plan, request.config
   epochs = plan.total_steps * config.data.batch_size / job.data.splits.train.size
   devices, place = job.mesh.devices.ravel(), "on the device" if job.data.train.resident else "by Grain"
@@ -330,6 +333,7 @@ def _header(request: Request, job: Job, abstract: State) -> dict[str, str]:
     "model": f"{parameter_count(abstract.params):,} parameters",
     "training": f"{plan.total_steps:,} steps of {config.data.batch_size} ({epochs:.3g} epochs), {config.optim.name}",
     "device": f"{len(devices)} × {devices[0].device_kind}, data {place}",
+    **({"kernels": choice.say(forms)} if forms else {}),
     "run": str(request.workdir),
   }
 
@@ -363,7 +367,7 @@ def _check_data(workdir: Path, job: Job, advice: str) -> None:
     raise UserError(f"run: {job.config.data.source} is not the data that {workdir} was started with{changed}; {advice}")
 
 
-def _write_provenance(request: Request, job: Job, abstract: State) -> None:
+def _write_provenance(request: Request, job: Job, abstract: State, forms: dict[str, str]) -> None:
   defaults = {name: flags.write_value(value) for name, value in flags.values(type(request.config)()).items()}
   run_directory.write_record(
     request.workdir,
@@ -371,6 +375,7 @@ def _write_provenance(request: Request, job: Job, abstract: State) -> None:
       **provenance.record(request.line),
       "mesh": dict(job.mesh.shape),
       "parameters": parameter_count(abstract.params),
+      "kernels": dict(sorted(forms.items())),
       "data": job.data.splits.fingerprint,
       **job.data.splits.about,
       "examples": inputs.sizes(job.data.splits),

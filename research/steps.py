@@ -4,6 +4,7 @@ Nothing here reads a value back from the device or decides when to do something;
 """
 
 import concurrent.futures
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -15,13 +16,28 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from research import metrics
 from research.data.feeds import Feed
 from research.data.transforms import Transform
+from research.kernels import choice
 from research.task import Metrics, State, Sums, Task, step_key
 
 # Evaluation calls under way at most. Without a bound every batch of a split waits on the device at once, and eight
 # virtual CPU devices came to wait for each other in their all-reduces after hundreds of calls.
 AHEAD = 16
 
-TrainingCall = Callable[[State, Any, int], tuple[State, Metrics]]
+
+@dataclasses.dataclass(frozen=True)
+class TrainingCall:
+  """(state, inputs, count) → (state after `count` updates, metrics of the last). The state is donated.
+
+  Attributes:
+    program: (state, inputs, count) → the same, once it is compiled.
+    forms: → {operation: form} of `research.kernels` in it, once it is traced; {} of one that is not compiled ahead.
+  """
+
+  program: Callable[[State, Any, int], tuple[State, Metrics]]
+  forms: Callable[[], dict[str, str]] = dict
+
+  def __call__(self, state: State, inputs: Any, count: int) -> tuple[State, Metrics]:
+    return self.program(state, inputs, count)
 
 
 def initialization(task: Task, feed: Feed, transform: Transform, seed: int, mesh: Mesh) -> jax.stages.Wrapped:
@@ -56,7 +72,7 @@ def training_call(
   *,
   abstract: State | None = None,
 ) -> TrainingCall:
-  """(state, inputs, count) → (state after `count` updates, metrics of the last). The state is donated.
+  """The compiled training call.
 
   With steps_per_call > 1 the updates run in one compiled loop whose length is an argument, so calls that end early, at
   an evaluation or a checkpoint, need no program of their own.
@@ -65,8 +81,8 @@ def training_call(
   takes; without, it begins with the first call.
   """
   if steps_per_call == 1:
-    compiled = _begun(training_program(task, feed, transform, seed, mesh), feed, abstract)
-    return lambda state, inputs, count: compiled()(state, inputs)
+    compiled, forms = _begun(training_program(task, feed, transform, seed, mesh), feed, abstract)
+    return TrainingCall(lambda state, inputs, count: compiled()(state, inputs), forms)
 
   update = _update(task, feed, transform, seed)
 
@@ -83,17 +99,27 @@ def training_call(
     return counts[count]
 
   program = jax.jit(updates, donate_argnums=0, out_shardings=replicated(mesh))
-  compiled = _begun(program, feed, abstract, device_count(1))
-  return lambda state, inputs, count: compiled()(state, inputs, device_count(count))
+  compiled, forms = _begun(program, feed, abstract, device_count(1))
+  return TrainingCall(lambda state, inputs, count: compiled()(state, inputs, device_count(count)), forms)
 
 
-def _begun(program: jax.stages.Wrapped, feed: Feed, abstract: State | None, *more: jax.Array) -> Callable[[], Callable]:
-  """A way to the compiled program, which a thread begins to make now where the abstract state is known."""
+def _begun(
+  program: jax.stages.Wrapped, feed: Feed, abstract: State | None, *more: jax.Array
+) -> tuple[Callable[[], Callable], Callable[[], dict[str, str]]]:
+  """Ways to the compiled program and to its kernels' forms; a thread begins now where the abstract state is known."""
   if abstract is None:
-    return lambda: program
+    return lambda: program, dict
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), feed.inputs(0))
+
+
+  def trace() -> tuple[jax.stages.Traced, dict[str, str]]:
+    with choice.recording() as forms:
+      return program.trace(abstract, shapes, *more), forms
+
   pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="compile")
-  return pool.submit(lambda: program.lower(abstract, shapes, *more).compile()).result
+  traced = pool.submit(trace)
+  compiled = pool.submit(lambda: traced.result()[0].lower().compile())
+  return compiled.result, lambda: traced.result()[1]
 
 
 def training_program(task: Task, feed: Feed, transform: Transform, seed: int, mesh: Mesh) -> jax.stages.Wrapped:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from research.data import check, nearest
+from research import nearest
+from research.data import check
 from research.data import fingerprint as fingerprints
 from research.data.source import SPLIT_NAMES
 from research.errors import UserError

@@ -13,7 +13,8 @@ from urllib.parse import parse_qs
 
 import numpy as np
 
-from research.data import fingerprint, nearest, table
+from research import nearest
+from research.data import fingerprint, table
 from research.data.source import Dataset, Options
 from research.errors import UserError
 

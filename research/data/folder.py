@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from research.data import cache, fingerprint, nearest, pictures
+from research import nearest
+from research.data import cache, fingerprint, pictures
 from research.data.source import SPLIT_NAMES, ArraySource, Dataset, Feature, Options, Schema
 from research.errors import UserError
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from research.data import fingerprint, nearest, table
+from research import nearest
+from research.data import fingerprint, table
 from research.data.source import ArraySource, Dataset, Feature, Options, Schema
 from research.errors import UserError
 

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from research.data import cache, check, nearest, tokenizers
+from research import nearest
+from research.data import cache, check, tokenizers
 from research.data import fingerprint as fingerprints
 from research.data.source import SPLIT_NAMES, ArraySource, Dataset, Feature, Schema, Source, View
 from research.data.splits import splits_of, stratified

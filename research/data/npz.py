@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from research.data import check, fingerprint, nearest, table
+from research import nearest
+from research.data import check, fingerprint, table
 from research.data.source import SPLIT_NAMES, ArraySource, Dataset, Feature, Options, Schema
 from research.errors import UserError
 

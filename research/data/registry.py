@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from research.data import nearest
+from research import nearest
 from research.data.source import Dataset, Options
 from research.errors import UserError
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from research.data import csv_table, fingerprint, nearest, synthetic
+from research import nearest
+from research.data import csv_table, fingerprint, synthetic
 from research.errors import UserError
 
 _CLOCK_PUT_BACK = dt.timedelta(hours=2)  # local times may step back so far, where summer time ends

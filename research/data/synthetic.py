@@ -12,7 +12,8 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from research.data import fingerprint, nearest
+from research import nearest
+from research.data import fingerprint
 from research.data.source import ArraySource, Dataset, Feature, Options, Schema
 from research.errors import UserError
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from research.data import cache, fingerprint, nearest, pictures, table
+from research import nearest
+from research.data import cache, fingerprint, pictures, table
 from research.data.source import SPLIT_NAMES, ArraySource, Dataset, Feature, Options, Schema, Source
 from research.errors import UserError
 

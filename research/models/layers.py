@@ -26,8 +26,8 @@ import jax
 import jax.numpy as jnp
 
 from research.errors import UserError
+from research.kernels.conv import convolve
 from research.kernels.conv_transpose import conv_transpose as transposed_convolution
-from research.kernels.convolution import convolve
 from research.kernels.dense import dot_general
 from research.kernels.layer_norm import layer_norm
 

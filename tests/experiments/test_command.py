@@ -63,6 +63,21 @@ def test_what_an_experiment_has_no_use_for_is_refused_and_not_in_help(folder, ca
       assert f"flags: --{name} " in refused(capsys, definition, ["preflight", f"--{name}={other}"])
 
 
+def test_the_kernels_that_ran_are_told_and_a_run_keeps_them(capsys, tmp_path):
+  line = [*QUICK, f"--workdir={tmp_path / 'run'}"]
+  assert command.main(CNN, [*line, "--kernels=conv=xla"]) == 0
+  out = capsys.readouterr().out
+  assert "cpu: dense.weight_gradient; xla: conv.input_gradient, conv.weight_gradient" in out
+  kernels = json.loads((tmp_path / "run" / "run.json").read_text())["kernels"]
+  assert kernels == {"conv.input_gradient": "xla", "conv.weight_gradient": "xla", "dense.weight_gradient": "cpu"}
+  page = (tmp_path / "run" / "report.html").read_text()
+  assert all(name in page for name in kernels)
+  assert "--kernels=conv=xla there" in refused(capsys, CNN, line)
+  assert command.main(CNN, ["preflight", *QUICK]) == 0
+  assert "cpu: conv.input_gradient, conv.weight_gradient, dense.weight_gradient" in capsys.readouterr().out
+  assert "no operation 'con' (did you mean conv?)" in refused(capsys, CNN, [*QUICK, "--kernels=con=xla"])
+
+
 def test_list_shows_each_preset_with_its_first_line(capsys):
   assert command.main(MLP, ["--list"]) == 0
   lines = capsys.readouterr().out.splitlines()

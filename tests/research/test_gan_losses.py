@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from research.gan_losses import LOSSES, gradient_penalty, zero_centred_penalty
-from research.kernels.convolution import convolve
+from research.kernels.conv import convolve
 
 REAL = np.array([-3.0, -0.4, 0.0, 1.5, 40.0])
 FAKE = np.array([2.0, -1.2, 0.0, -0.3, -35.0])

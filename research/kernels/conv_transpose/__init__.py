@@ -1,6 +1,6 @@
 """The transposed convolution: forward and both gradients fast on a CPU, and differentiable any number of times.
 
-It is the gradient of a convolution by its input (`kernels.convolution.input_gradient`), and so it has that one's forms
+It is the gradient of a convolution by its input (`kernels.conv.input_gradient`), and so it has that one's forms
 and derivatives; what is here is its own meaning of channels, sizes and padding.
 """
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from research.kernels.convolution import input_gradient
+from research.kernels.conv import input_gradient
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 

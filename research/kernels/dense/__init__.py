@@ -12,7 +12,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from research.kernels.choice import Form, Op
 from research.kernels.dense import cpu, xla
+
+_WEIGHT_GRADIENT = Op(
+  "dense.weight_gradient",
+  forms={"cpu": Form(cpu.weight_gradient), "xla": Form(xla.weight_gradient)},
+  table={"cpu": ("cpu",)},
+)
 
 
 def dot_general(x: jax.Array, kernel_DF: jax.Array, dimension_numbers: Any, precision: Any = None, **more: Any):
@@ -34,11 +41,7 @@ def _product(x: jax.Array, kernel_DF: jax.Array, precision: Any):
 
 def _weight_gradient(x: jax.Array, gradient: jax.Array, precision: Any):
   """∂⟨gradient, product(x, kernel)⟩/∂kernel: (…, D) and (…, F) → (D, F)."""
-
-  def form(module):
-    return lambda x, gradient: module.weight_gradient(x, gradient, precision)
-
-  return lax.platform_dependent(x, gradient, cpu=form(cpu), default=form(xla))
+  return _WEIGHT_GRADIENT(x, gradient, precision=precision)
 
 
 product = jax.custom_vjp(_product, nondiff_argnums=(2,))

@@ -2,7 +2,7 @@
 
 Autodiff makes the gradient of all the convolution's values first, one in L of which is not zero, and multiplies
 matrices of zeros. With the place of the greatest value given, what is left is one trilinear form, and as in
-`kernels.convolution` each operation's derivative is made of the other two:
+`kernels.conv` each operation's derivative is made of the other two:
 
 | operation | open argument | its own derivatives |
 | --- | --- | --- |
@@ -19,7 +19,19 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from research.kernels.choice import Form, Op
 from research.kernels.max_over_time import cpu, xla
+
+_INPUT_GRADIENT = Op(
+  "max_over_time.input_gradient",
+  forms={"cpu": Form(cpu.input_gradient), "xla": Form(xla.input_gradient)},
+  table={"cpu": ("cpu",)},
+)
+_WEIGHT_GRADIENT = Op(
+  "max_over_time.weight_gradient",
+  forms={"cpu": Form(cpu.weight_gradient), "xla": Form(xla.weight_gradient)},
+  table={"cpu": ("cpu",)},
+)
 
 
 def greatest(x_BLD: jax.Array, kernel_KDF: jax.Array, real_BL: jax.Array) -> jax.Array:
@@ -72,21 +84,13 @@ def value(x_BLD: jax.Array, kernel_KDF: jax.Array, place_BF: jax.Array) -> jax.A
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def input_gradient(g_BF: jax.Array, kernel_KDF: jax.Array, place_BF: jax.Array, length: int) -> jax.Array:
   """∂⟨g, value(x, kernel)⟩/∂x: (B, F) with (K, D, F) → (B, L, D)."""
-
-  def form(module):
-    return lambda g, kernel, place: module.input_gradient(g, kernel, place, length)
-
-  return lax.platform_dependent(g_BF, kernel_KDF, place_BF, cpu=form(cpu), default=form(xla))
+  return _INPUT_GRADIENT(g_BF, kernel_KDF, place_BF, length=length)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def weight_gradient(x_BLD: jax.Array, g_BF: jax.Array, place_BF: jax.Array, window: int) -> jax.Array:
   """∂⟨g, value(x, kernel)⟩/∂kernel: (B, L, D) and (B, F) → (K, D, F)."""
-
-  def form(module):
-    return lambda x, g, place: module.weight_gradient(x, g, place, window)
-
-  return lax.platform_dependent(x_BLD, g_BF, place_BF, cpu=form(cpu), default=form(xla))
+  return _WEIGHT_GRADIENT(x_BLD, g_BF, place_BF, window=window)
 
 
 def _value_forward(x, kernel, place_BF):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from research.kernels.convolution import xla
+from research.kernels.conv import xla
 
 
 def convolution(x_BLD: jax.Array, kernel_KDF: jax.Array) -> jax.Array:

@@ -2,21 +2,24 @@
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from research.kernels.choice import Form, Op
 from research.kernels.sums import cpu, xla
+
+_ROWS = Op("sums.rows", forms={"cpu": Form(cpu.row_sum), "xla": Form(xla.row_sum)}, table={"cpu": ("cpu",)})
+_COLUMNS = Op("sums.columns", forms={"cpu": Form(cpu.column_sum), "xla": Form(xla.column_sum)}, table={"cpu": ("cpu",)})
 
 
 @jax.custom_vjp
 def row_sum(x: jax.Array) -> jax.Array:
   """Over the last axis, which stays: (…, D) → (…, 1)."""
-  return lax.platform_dependent(x, cpu=cpu.row_sum, default=xla.row_sum)
+  return _ROWS(x)
 
 
 @jax.custom_vjp
 def column_sum(x: jax.Array) -> jax.Array:
   """Over all axes but the last: (…, D) → (D,)."""
-  return lax.platform_dependent(x, cpu=cpu.column_sum, default=xla.column_sum)
+  return _COLUMNS(x)
 
 
 def last(values_D: jax.Array, like: jax.Array) -> jax.Array:

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from research.data import open_splits
-from research.data.nearest import hint
 from research.errors import UserError
+from research.nearest import hint
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from research.kernels.convolution import xla
+from research.kernels.conv import xla
 
 PIXELS_IN_CACHE = 1024  # of the output; measured
 

@@ -19,11 +19,23 @@ from typing import Any
 import jax
 from jax import lax
 
-from research.kernels.convolution import cpu, xla
+from research.kernels.choice import Form, Op
+from research.kernels.conv import cpu, xla
 
 DIMENSIONS = xla.DIMENSIONS
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
+
+_INPUT_GRADIENT = Op(
+  "conv.input_gradient",
+  forms={"cpu": Form(cpu.input_gradient), "xla": Form(xla.input_gradient)},
+  table={"cpu": ("cpu",)},
+)
+_WEIGHT_GRADIENT = Op(
+  "conv.weight_gradient",
+  forms={"cpu": Form(cpu.weight_gradient), "xla": Form(xla.weight_gradient)},
+  table={"cpu": ("cpu",)},
+)
 
 
 def convolve(
@@ -76,10 +88,8 @@ def _input_gradient(
 ):
   """∂⟨g, convolution(x, kernel)⟩/∂x: (B, H', W', O) with (h, w, C, O) → (B, H, W, C), (H, W) = `image_size`."""
 
-  def form(module):
-    return lambda gradient, kernel: module.input_gradient(gradient, kernel, image_size, strides, pads, precision)
-
-  return lax.platform_dependent(gradient_BHWO, kernel_HWCO, cpu=form(cpu), default=form(xla))
+  options = {"image_size": image_size, "strides": strides, "pads": pads, "precision": precision}
+  return _INPUT_GRADIENT(gradient_BHWO, kernel_HWCO, **options)
 
 
 def _weight_gradient(
@@ -92,10 +102,8 @@ def _weight_gradient(
 ):
   """∂⟨g, convolution(x, kernel)⟩/∂kernel: (B, H, W, C) and (B, H', W', O) → (h, w, C, O), summed in float32."""
 
-  def form(module):
-    return lambda x, gradient: module.weight_gradient(x, gradient, kernel_size, strides, pads, precision)
-
-  return lax.platform_dependent(x_BHWC, gradient_BHWO, cpu=form(cpu), default=form(xla))
+  options = {"kernel_size": kernel_size, "strides": strides, "pads": pads, "precision": precision}
+  return _WEIGHT_GRADIENT(x_BHWC, gradient_BHWO, **options)
 
 
 convolution = jax.custom_vjp(_convolution, nondiff_argnums=(2, 3, 4))

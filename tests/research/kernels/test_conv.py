@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from research.kernels.convolution import DIMENSIONS, convolution, convolve, input_gradient, reference, weight_gradient
+from research.kernels.conv import DIMENSIONS, convolution, convolve, input_gradient, reference, weight_gradient
 
 CASES = {
   # image (H, W), channels in and out, kernel (h, w), strides, padding

@@ -1,0 +1,181 @@
+"""Which form of an operation runs.
+
+Who says so, the first that does: the call's argument `form`, `with use(…)`, the flag --kernels, the operation's table.
+
+A form that was asked for by name never falls back: where it cannot run, the call raises with the reason. The table's
+forms are tried in turn, and `xla` is the last of every table. What the table chooses is chosen for each platform
+apart and decided when a program is lowered (`lax.platform_dependent`): one traced on a laptop for a TPU has the TPU's.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax import lax
+
+from research import nearest
+from research.errors import UserError
+
+PLATFORMS = ("cpu", "cuda", "tpu")  # as lax.platform_dependent names them
+OPS: dict[str, "Op"] = {}
+
+_LOG = logging.getLogger(__name__)
+_USED = jax.make_user_context(())  # part of every jit's cache key: another form is another program
+_configured: dict[str, str] = {}  # --kernels, of all threads
+_logged: set[tuple[str, str, str]] = set()
+_thread = threading.local()
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+  """One way to compute an operation.
+
+  Attributes:
+    run: (*arrays, **options) → the result.
+    platforms: where it can; empty: everywhere.
+    limits: (shapes, dtypes, platform, **options) → why it cannot, or None; None: it always can.
+  """
+
+  run: Callable[..., Any]
+  platforms: tuple[str, ...] = ()
+  limits: Callable[..., str | None] | None = None
+
+  def supports(self, shapes: Sequence[tuple], dtypes: Sequence[Any], platform: str, **options: Any) -> str | None:
+    """Why this form cannot run on arrays of these shapes and dtypes, or None where it can."""
+    if self.platforms and platform not in self.platforms:
+      return f"it runs on {' and '.join(self.platforms)}, and this is {platform}"
+    return None if self.limits is None else self.limits(shapes, dtypes, platform, **options)
+
+
+class Op:
+  """An operation, or its gradient: called like a function of arrays, with options by name.
+
+  Args:
+    name: as --kernels and the run's header say it; "conv.weight_gradient" is a part of "conv".
+    forms: {name: form}; "xla" is among them and runs everywhere.
+    table: {platform: names of forms}, the best first; xla behind them need not be named.
+  """
+
+  def __init__(self, name: str, forms: Mapping[str, Form], table: Mapping[str, Sequence[str]]):
+    named = {form for names in table.values() for form in names}
+    if "xla" not in forms or not named <= forms.keys() or not table.keys() <= set(PLATFORMS):
+      raise ValueError(f"kernels: {name} has forms {[*forms]} and a table {dict(table)}")
+    self.name, self.forms, self.table = name, dict(forms), dict(table)
+    OPS[name] = self
+
+  def __call__(self, *arrays: jax.Array, form: str | None = None, **options: Any) -> Any:
+    """Raises UserError where a form that was asked for, here or elsewhere, cannot run or is none."""
+    shapes, dtypes = tuple(x.shape for x in arrays), tuple(x.dtype for x in arrays)
+    here = platform()
+    if asked := form or self.asked:
+      self.check(asked)
+      if reason := self.forms[asked].supports(shapes, dtypes, here, **options):
+        raise UserError(f"kernels: {self.name} cannot run as {asked}: {reason}")
+      _record(self.name, asked)
+      return self.forms[asked].run(*arrays, **options)
+    chosen = {each: self.choose(shapes, dtypes, each, **options) for each in PLATFORMS}
+    _record(self.name, chosen[here])
+    run = {name: functools.partial(self.forms[name].run, **options) for name in {"xla", *chosen.values()}}
+    default, others = run["xla"], {each: run[name] for each, name in chosen.items() if name != "xla"}
+    return lax.platform_dependent(*arrays, **others, default=default) if others else default(*arrays)
+
+  @property
+  def asked(self) -> str | None:
+    """The form that `use` or else --kernels names for this operation."""
+    return dict(_USED.value).get(self.name) or _configured.get(self.name)
+
+  def choose(self, shapes: Sequence[tuple], dtypes: Sequence[Any], where: str, **options: Any) -> str:
+    """The table's form for these arrays on a platform; a form that is passed over on this machine's is logged, once."""
+    for name in self.table.get(where, ()):
+      reason = self.forms[name].supports(shapes, dtypes, where, **options)
+      if reason is None:
+        return name
+      if where == platform() and (self.name, name, reason) not in _logged:
+        _logged.add((self.name, name, reason))
+        _LOG.warning("kernels: %s does not run as %s: %s", self.name, name, reason)
+    return "xla"
+
+  def check(self, form: str) -> None:
+    """Raises UserError for a name that is no form of it."""
+    if form not in self.forms:
+      raise UserError(f"kernels: {self.name} has no form {form!r}{nearest.hint(form, self.forms)}")
+
+
+def parse(written: str) -> dict[str, str]:
+  """--kernels, such as "conv=xla,sums.rows=cpu", as {operation: form}; the name before the point means all its parts.
+
+  Raises UserError for an operation or a form that there is not.
+  """
+  entries = [tuple(part.strip() for part in entry.partition("=")) for entry in written.split(",") if entry.strip()]
+  if not all(equals for _, equals, _ in entries) or len({name for name, _, _ in entries}) < len(entries):
+    raise UserError(f"flags: --kernels={written} is no list of OPERATION=FORM, each operation once")
+  forms = {}
+  for name, _, form in sorted(entries, key=lambda entry: "." in entry[0]):  # what is said of a part wins
+    parts = [op for op in OPS.values() if name in (op.name, op.name.partition(".")[0])]
+    if not parts:
+      names = sorted({part for op in OPS for part in (op, op.partition(".")[0])})
+      raise UserError(f"flags: --kernels has no operation {name!r}{nearest.hint(name, names)}")
+    if not (able := [op for op in parts if form in op.forms]):
+      parts[0].check(form)
+    forms |= {op.name: form for op in able}
+  return forms
+
+
+@contextlib.contextmanager
+def use(**forms: str) -> Iterator[None]:
+  """Within it, operations run as named: `with use(attention="xla"):`, or `use(**{"conv.weight_gradient": "xla"})`.
+
+  For this thread. A function that is jitted already is traced anew, as the forms are part of what it is remembered by.
+  Raises UserError as `parse` does.
+  """
+  said = parse(",".join(f"{name}={form}" for name, form in forms.items()))
+  with _USED(tuple(sorted({**dict(_USED.value), **said}.items()))):
+    yield
+
+
+@contextlib.contextmanager
+def configured(written: str) -> Iterator[None]:
+  """Within it, in every thread, operations run as --kernels says. What was traced before it keeps its forms."""
+  before = dict(_configured)
+  _configured.update(parse(written))
+  try:
+    yield
+  finally:
+    _configured.clear()
+    _configured.update(before)
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[dict[str, str]]:
+  """Yields {operation: form, or forms with + between} of what this thread traces within it, for its own platform."""
+  found: dict[str, str] = {}
+  stack = _thread.__dict__.setdefault("stack", [])
+  stack.append(found)
+  try:
+    yield found
+  finally:
+    stack.pop()
+
+
+def say(forms: Mapping[str, str]) -> str:
+  """{operation: form} as in a header: "cpu: conv.weight_gradient, sums.rows; xla: attention"."""
+  by_form: dict[str, list[str]] = {}
+  for name, form in sorted(forms.items()):
+    by_form.setdefault(form, []).append(name)
+  return "; ".join(f"{form}: {', '.join(names)}" for form, names in sorted(by_form.items()))
+
+
+def platform() -> str:
+  """Where programs run that nothing else is said of."""
+  backend = jax.default_backend()
+  return {"gpu": "cuda"}.get(backend, backend)
+
+
+def _record(name: str, form: str) -> None:
+  for found in _thread.__dict__.get("stack", ()):
+    found[name] = "+".join(sorted({form, *filter(None, found.get(name, "").split("+"))}))
