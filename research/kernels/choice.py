@@ -80,9 +80,11 @@ class Op:
       return self.forms[asked].run(*arrays, **options)
     chosen = {each: self.choose(shapes, dtypes, each, **options) for each in PLATFORMS}
     _record(self.name, chosen[here])
+    if len({*chosen.values()}) == 1:
+      return self.forms[chosen[here]].run(*arrays, **options)
     run = {name: functools.partial(self.forms[name].run, **options) for name in {"xla", *chosen.values()}}
     default, others = run["xla"], {each: run[name] for each, name in chosen.items() if name != "xla"}
-    return lax.platform_dependent(*arrays, **others, default=default) if others else default(*arrays)
+    return lax.platform_dependent(*arrays, **others, default=default)
 
   @property
   def asked(self) -> str | None:

@@ -129,12 +129,28 @@ class LanguageModel(nn.Module):
     tokens = {"tokens": jnp.zeros((1, batch, length), jnp.int32)} if self.ngrams else {}
     return {**attention.empty_cache(self.config, batch, length), **tokens}
 
+  def unscored(self, tokens_BL: jax.Array, *, train: bool, segments_BL: jax.Array | None = None):
+    """What `kernels.linear_cross_entropy` makes losses of: (x_BLD, kernel_DV, bias_V or None, statistics).
+
+    Logits are softcap(x · kernel + bias); for a long batch and a large vocabulary they are too many to hold.
+    """
+    x_BLD, _, statistics = self.hidden(tokens_BL, train=train, segments_BL=segments_BL)
+    x_BLD = self._transformed(x_BLD)
+    if self.is_initializing():
+      self.logits(x_BLD)  # makes the head
+    kernel_DV = self.embed.embedding.T if self.tied else self.head.variables["params"]["kernel"]
+    bias_V = self.head_offset if self.head_bias else None
+    return x_BLD.astype(self.config.dtype), kernel_DV.astype(self.config.dtype), bias_V, statistics
+
+  def _transformed(self, x_BLD: jax.Array) -> jax.Array:
+    if not self.transform:
+      return x_BLD
+    activation = layers.activation(self.config.mlp if self.config.mlp in layers.ACTIVATIONS else "gelu")
+    return self.transform_norm(activation(self.transform_dense(x_BLD)), train=False)
+
   def logits(self, x_BLD: jax.Array) -> jax.Array:
     """The last block's values → logits_BLV float32."""
-    config = self.config
-    if self.transform:
-      activation = layers.activation(config.mlp if config.mlp in layers.ACTIVATIONS else "gelu")
-      x_BLD = self.transform_norm(activation(self.transform_dense(x_BLD)), train=False)
+    x_BLD = self._transformed(x_BLD)
     logits_BLV = self.embed.attend(x_BLD) if self.tied else self.head(x_BLD)
     logits_BLV = logits_BLV.astype(jnp.float32)
     if self.head_bias:
