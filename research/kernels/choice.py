@@ -39,11 +39,13 @@ class Form:
     run: (*arrays, **options) → the result.
     platforms: where it can; empty: everywhere.
     limits: (shapes, dtypes, platform, **options) → why it cannot, or None; None: it always can.
+    worth: the same → whether the table takes it, where it can; None: always. Who asks for it by name gets it anyway.
   """
 
   run: Callable[..., Any]
   platforms: tuple[str, ...] = ()
   limits: Callable[..., str | None] | None = None
+  worth: Callable[..., bool] | None = None
 
   def supports(self, shapes: Sequence[tuple], dtypes: Sequence[Any], platform: str, **options: Any) -> str | None:
     """Why this form cannot run on arrays of these shapes and dtypes, or None where it can."""
@@ -94,9 +96,11 @@ class Op:
   def choose(self, shapes: Sequence[tuple], dtypes: Sequence[Any], where: str, **options: Any) -> str:
     """The table's form for these arrays on a platform; a form that is passed over on this machine's is logged, once."""
     for name in self.table.get(where, ()):
-      reason = self.forms[name].supports(shapes, dtypes, where, **options)
-      if reason is None:
-        return name
+      form = self.forms[name]
+      if (reason := form.supports(shapes, dtypes, where, **options)) is None:
+        if form.worth is None or form.worth(shapes, dtypes, where, **options):
+          return name
+        continue
       if where == platform() and (self.name, name, reason) not in _logged:
         _logged.add((self.name, name, reason))
         _LOG.warning("kernels: %s does not run as %s: %s", self.name, name, reason)

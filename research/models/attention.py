@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from research.kernels.attention import attention
 from research.models import layers
 from research.models.transformer_config import Config, initializers
 
@@ -18,13 +19,23 @@ Cache = Mapping[str, jax.Array]  # "key" and "value", (layers, B, S, G, K); insi
 
 
 class Attention(nn.Module):
-  """Multi-head, grouped-query or multi-query attention over (B, L, D);"""
+  """Multi-head, grouped-query or multi-query attention over (B, L, D).
+
+  Where nothing but the config and the segments says who sees whom (`mask_BLS` is None), it is `kernels.attention`.
+  """
 
   config: Config
 
   @nn.compact
   def __call__(
-    self, x_BLD: jax.Array, cache: Cache | None, positions_BL: jax.Array, mask_BLS: jax.Array | None, *, train: bool
+    self,
+    x_BLD: jax.Array,
+    cache: Cache | None,
+    positions_BL: jax.Array,
+    segments_BL: jax.Array | None,
+    mask_BLS: jax.Array | None,
+    *,
+    train: bool,
   ) -> tuple[jax.Array, Cache | None]:
     config = self.config
     batch, length = x_BLD.shape[:2]
@@ -53,7 +64,18 @@ class Attention(nn.Module):
       key_BLGK, value_BLGK = cache["key"], cache["value"]
 
     dropout = functools.partial(layers.Dropout(config.dropout), train=train)
-    y_BLHK = attend(query_BLHK, key_BLGK, value_BLGK, mask_BLS, softcap=config.attention_softcap, dropout=dropout)
+    if mask_BLS is None:
+      y_BLHK, _ = attention(
+        query_BLHK,
+        key_BLGK,
+        value_BLGK,
+        causal=config.causal,
+        segment_ids=segments_BL,
+        window=config.window,
+        softcap=config.attention_softcap,
+      )
+    else:
+      y_BLHK = attend(query_BLHK, key_BLGK, value_BLGK, mask_BLS, softcap=config.attention_softcap, dropout=dropout)
     y_BLD = y_BLHK.reshape(batch, length, config.heads * config.k)
     return dense(config.width, ("heads", "embed"), kernel_init=last_init, name="out")(y_BLD), cache
 
@@ -62,12 +84,12 @@ def attend(
   query_BLHK: jax.Array,
   key_BSGK: jax.Array,
   value_BSGK: jax.Array,
-  mask_BLS: jax.Array | None,
+  mask_BLS: jax.Array,
   *,
   softcap: float = 0.0,
   dropout=lambda weights: weights,
 ) -> jax.Array:
-  """softmax(q·k / √K) v (Vaswani et al. 2017, equation 1), the softmax in float32; (B, L, H, K).
+  """softmax(q·k / √K) v with any mask, and dropout of the softmax's weights; (B, L, H, K).
 
   Head h reads the key and value head h // (H / G). A row whose mask is all False gives the values' mean, which nothing
   should read.
@@ -78,16 +100,15 @@ def attend(
   scores_BGRLS = jnp.einsum("blgrk,bsgk->bgrls", query_BLGRK, key_BSGK, preferred_element_type=jnp.float32)
   if softcap:
     scores_BGRLS = softcap * jnp.tanh(scores_BGRLS / softcap)
-  if mask_BLS is not None:
-    scores_BGRLS = jnp.where(mask_BLS[:, None, None], scores_BGRLS, jnp.finfo(jnp.float32).min)
+  scores_BGRLS = jnp.where(mask_BLS[:, None, None], scores_BGRLS, jnp.finfo(jnp.float32).min)
   weights_BGRLS = dropout(jax.nn.softmax(scores_BGRLS, axis=-1).astype(value_BSGK.dtype))
   return jnp.einsum("bgrls,bsgk->blgrk", weights_BGRLS, value_BSGK).reshape(batch, length, heads, width)
 
 
 def allowed(
   config: Config, positions_BL: jax.Array, segments_BL: jax.Array | None, cache_length: int | None
-) -> jax.Array | None:
-  """Which of the S positions each of the L sees: bool (B or 1, L, S); None where each sees all.
+) -> jax.Array:
+  """Which of the S positions each of the L sees: bool (B or 1, L, S).
 
   With a cache, S are the cache's places, and a place is its position: those after a query's own are not seen, be they
   empty or what a longer neighbour's padding left there.
@@ -95,17 +116,13 @@ def allowed(
   cached = cache_length is not None
   key_positions_BS = jnp.arange(cache_length, dtype=jnp.int32)[None] if cached else positions_BL
   query_BL1, key_B1S = positions_BL[:, :, None], key_positions_BS[:, None, :]
-  mask_BLS = None
-  if config.causal or cached:
-    mask_BLS = key_B1S <= query_BL1
+  mask_BLS = key_B1S <= query_BL1 if config.causal or cached else jnp.ones_like(key_B1S <= query_BL1)
   if config.window:
-    near_BLS = key_B1S > query_BL1 - config.window
+    mask_BLS &= key_B1S > query_BL1 - config.window
     if not config.causal:
-      near_BLS &= key_B1S < query_BL1 + config.window
-    mask_BLS = near_BLS if mask_BLS is None else mask_BLS & near_BLS
+      mask_BLS &= key_B1S < query_BL1 + config.window
   if segments_BL is not None:
-    same_BLS = (segments_BL[:, :, None] == segments_BL[:, None, :]) & (segments_BL >= 0)[:, None, :]
-    mask_BLS = same_BLS if mask_BLS is None else mask_BLS & same_BLS
+    mask_BLS &= (segments_BL[:, :, None] == segments_BL[:, None, :]) & (segments_BL >= 0)[:, None, :]
   return mask_BLS
 
 

@@ -98,6 +98,7 @@ class LanguageModel(nn.Module):
     """The same up to the last block's values, x_BLD."""
     config = self.config
     batch, length = tokens_BL.shape
+    given_BL = positions_BL
     if positions_BL is None:
       positions_BL = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
     x_BLD = self.embed(tokens_BL)
@@ -120,7 +121,7 @@ class LanguageModel(nn.Module):
     if cache is not None:
       cache = {name: cache[name] for name in ("key", "value")}
     x_BLD, cache, statistics = self.transformer(
-      x_BLD, train=train, positions_BL=positions_BL, segments_BL=segments_BL, cache=cache
+      x_BLD, train=train, positions_BL=given_BL, segments_BL=segments_BL, cache=cache
     )
     return x_BLD, None if cache is None else {**cache, **remembered}, statistics
 

@@ -54,6 +54,7 @@ class Block(nn.Module):
     skip_rate: jax.Array,
     cache: Cache | None,
     positions_BL: jax.Array,
+    segments_BL: jax.Array | None,
     mask_BLS: jax.Array | None,
     train: bool,
   ) -> tuple[jax.Array, tuple[Cache | None, Mapping[str, jax.Array]]]:
@@ -78,7 +79,7 @@ class Block(nn.Module):
 
     attention = Attention(config, name="attention")
     x_BLD, cache = branch(
-      "attention", x_BLD, lambda y_BLD: attention(y_BLD, cache, positions_BL, mask_BLS, train=train)
+      "attention", x_BLD, lambda y_BLD: attention(y_BLD, cache, positions_BL, segments_BL, mask_BLS, train=train)
     )
     if config.experts:
       experts = functools.partial(Experts(config, name="experts"), train=train)
@@ -118,24 +119,29 @@ class Transformer(nn.Module):
     """
     config = self.config
     batch, length = x_BLD.shape[:2]
+    in_order = positions_BL is None and cache is None
     if positions_BL is None:
       positions_BL = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
-    mask_BLS = allowed(config, positions_BL, segments_BL, None if cache is None else cache["key"].shape[2])
+    mask_BLS = None
+    if not in_order or (train and config.dropout):  # which the kernel knows nothing of
+      mask_BLS = allowed(config, positions_BL, segments_BL, None if cache is None else cache["key"].shape[2])
     block = Block
     if config.remat != "none":
       # Inside a scan nothing needs protection from being merged with its recomputation.
-      block = nn.remat(Block, policy=REMAT[config.remat], prevent_cse=False, static_argnums=(6,))
+      block = nn.remat(Block, policy=REMAT[config.remat], prevent_cse=False, static_argnums=(7,))
     stack = nn.scan(
       block,
       variable_axes={"params": 0},
       split_rngs={"params": True, "dropout": True},
-      in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
+      in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
       length=config.layers,
       unroll=config.unroll,
       metadata_params={nn.PARTITION_NAME: "layers"},
     )
     skip_rates = jnp.linspace(0.0, config.stochastic_depth, config.layers)
-    x_BLD, (cache, statistics) = stack(config, name="layers")(x_BLD, skip_rates, cache, positions_BL, mask_BLS, train)
+    x_BLD, (cache, statistics) = stack(config, name="layers")(
+      x_BLD, skip_rates, cache, positions_BL, segments_BL, mask_BLS, train
+    )
     if config.norm_first:
       x_BLD = layers.Norm(config.norm, config.dtype, epsilon=config.norm_epsilon, use_bias=config.bias, name="norm")(
         x_BLD, train=train
