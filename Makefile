@@ -34,6 +34,7 @@ smoke: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.loop
+	$(BIN)/python -m benchmarks.kernels
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks.gan
 	$(BIN)/python -m benchmarks.gpt

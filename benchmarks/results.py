@@ -59,6 +59,7 @@ ROWS = (
   Row("cnn", "fashion_mnist", 3),
   Row("cnn", "cifar10_classic", 3),
   Row("cnn", "cifar10_fast", 3),
+  Row("vit", "cifar10_small", 3),
   Row("gan", "ring", 3, "generated/modes"),
   Row("gan", "ring", 3, "generated/high_quality"),
   Row("gan", "grid", 3, "generated/modes"),

@@ -1,0 +1,192 @@
+"""Each kernel beside what XLA makes of the operation as one would write it, in turn: how fast, and in how much memory.
+
+  python -m benchmarks.kernels
+  python -m benchmarks.kernels attention --rounds=40
+
+An operation with its gradients, jitted, on sizes from the experiments. A round runs every form once, so that a ratio
+compares times of the same moment. Temporaries are those of the compiled program (`memory_analysis`).
+"""
+
+import argparse
+import dataclasses
+import functools
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from research.allocator import keep_freed_memory
+from research.kernels import choice
+from research.kernels.attention import attention
+from research.kernels.conv import convolution
+from research.kernels.conv_transpose import conv_transpose
+from research.kernels.dense import product
+from research.kernels.layer_norm import layer_norm
+from research.kernels.linear_cross_entropy import linear_cross_entropy
+from research.kernels.max_over_time import greatest
+
+SAME = ((1, 1), (1, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """An operation on arrays of a size.
+
+  Attributes:
+    what: the size, in words.
+    kernel: (*arrays) → an array; what is timed are its gradients to all floating arrays, of random cotangents.
+    plain: the same, as a script has it.
+    shapes: of the arrays: normal ones, or for an entry (function) what it gives.
+    form: of the kernel.
+  """
+
+  what: str
+  kernel: Callable[..., jax.Array]
+  plain: Callable[..., jax.Array]
+  shapes: tuple[Any, ...]
+  form: str = "cpu"
+
+
+def labels(count: int, below: int) -> Callable[[], np.ndarray]:
+  return lambda: np.random.default_rng(7).integers(0, below, count).astype(np.int32)
+
+
+def scored(x, kernel, labels_N):
+  return linear_cross_entropy(x, kernel, labels_N, jnp.full(len(x), 1.0 / len(x))).total
+
+
+def all_logits(x, kernel, labels_N):
+  return optax.softmax_cross_entropy_with_integer_labels(x @ kernel, labels_N).mean()
+
+
+def all_scores(q, k, v, window: int = 0):
+  """Causal attention with its L² scores, and a window."""
+  places = jnp.arange(q.shape[1])
+  mask_LL = places[None, :] <= places[:, None]
+  if window:
+    mask_LL &= places[None, :] > places[:, None] - window
+  return jax.nn.dot_product_attention(q, k, v, mask=mask_LL[None, None])
+
+
+def normalised(x, scale, bias):
+  centred = x - x.mean(axis=-1, keepdims=True)
+  deviation = jnp.sqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + 1e-5)
+  return centred / deviation * scale[None, None] + bias[None, None]
+
+
+CASES = {
+  "conv": Case(
+    "3×3, 64 to 64 channels, 64 images of 16×16",
+    lambda x, kernel: convolution(x, kernel, (1, 1), SAME, None),
+    lambda x, kernel: lax.conv_general_dilated(x, kernel, (1, 1), SAME, dimension_numbers=("NHWC", "HWIO", "NHWC")),
+    ((64, 16, 16, 64), (3, 3, 64, 64)),
+  ),
+  "conv_transpose": Case(
+    "DCGAN's 4×4, 128 to 64 channels, 64 images of 7×7 to 14×14",
+    lambda x, kernel: conv_transpose(x, kernel, (2, 2), "SAME"),
+    lambda x, kernel: lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")),
+    ((64, 7, 7, 128), (4, 4, 128, 64)),
+  ),
+  "dense": Case(
+    "12 texts of 64 tokens, 128 to 512",
+    lambda x, kernel: product(x, kernel, None),
+    lambda x, kernel: x @ kernel,
+    ((12, 64, 128), (128, 512)),
+  ),
+  "layer_norm": Case(
+    "12 texts of 64 tokens, width 128",
+    lambda x, scale, bias: layer_norm(x, scale, bias, 1e-5),
+    normalised,
+    ((12, 64, 128), (128,), (128,)),
+  ),
+  "max_over_time": Case(
+    "64 texts of 100 words, width 128, 100 filters over 5 words",
+    lambda x, kernel: greatest(x, kernel, jnp.ones(x.shape[:2], bool)),
+    lambda x, kernel: lax.conv_general_dilated(x, kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")).max(1),
+    ((64, 100, 128), (5, 128, 100)),
+  ),
+  "linear_cross_entropy": Case(
+    "4,096 tokens, width 256, 16,384 words",
+    scored,
+    all_logits,
+    ((4096, 256), (256, 16_384), labels(4096, 16_384)),
+    form="chunked",
+  ),
+  "attention": Case(
+    "causal, 1 text of 4,096 tokens, 4 heads of 64",
+    lambda q, k, v: attention(q, k, v, causal=True)[0],
+    all_scores,
+    ((1, 4096, 4, 64),) * 3,
+    form="chunked",
+  ),
+  "attention, a window": Case(
+    "of 256, 1 text of 4,096 tokens, 4 heads of 64",
+    lambda q, k, v: attention(q, k, v, causal=True, window=256)[0],
+    functools.partial(all_scores, window=256),
+    ((1, 4096, 4, 64),) * 3,
+    form="chunked",
+  ),
+}
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("operations", nargs="*", help=f"of {', '.join(CASES)}; none: all")
+  parser.add_argument("--rounds", type=int, default=20)
+  arguments = parser.parse_args()
+  if unknown := set(arguments.operations) - CASES.keys():
+    parser.error(f"no operation {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
+  keep_freed_memory()
+  print(f"{os.cpu_count()} CPUs, Python {sys.version.split()[0]}, jax {version('jax')}, {jax.devices()[0].device_kind}")
+  print("| gradients of | size | form | ms | plain | speed ÷ plain's, median (quartiles) | temporaries, MB | n |")
+  print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+  for name in arguments.operations or CASES:
+    print(row(name, CASES[name], arguments.rounds), flush=True)
+
+
+def row(name: str, case: Case, rounds: int) -> str:
+  """The table's line of a case."""
+  arrays = [
+    jnp.asarray(shape() if callable(shape) else np.random.default_rng(i).normal(size=shape).astype(np.float32))
+    for i, shape in enumerate(case.shapes)
+  ]
+  floating = tuple(i for i, array in enumerate(arrays) if jnp.issubdtype(array.dtype, jnp.floating))
+
+  def compiled(run: Callable[..., jax.Array]) -> jax.stages.Compiled:
+    shape = jax.eval_shape(run, *arrays).shape
+    cotangent = jnp.asarray(np.random.default_rng(9).normal(size=shape), jnp.float32)
+    gradients = jax.grad(lambda *given: (run(*given) * cotangent).sum(), argnums=floating)
+    return jax.jit(gradients).lower(*arrays).compile()
+
+  with choice.use(**{op.name: case.form for op in choice.OPS.values() if case.form in op.forms}):
+    programs = {"kernel": compiled(case.kernel)}
+  programs["plain"] = compiled(case.plain)
+  took = {side: [] for side in programs}
+  for program in programs.values():
+    jax.block_until_ready(program(*arrays))
+  for number in range(rounds):
+    for side in list(programs) if number % 2 else list(programs)[::-1]:
+      began = time.perf_counter()
+      jax.block_until_ready(programs[side](*arrays))
+      took[side].append(time.perf_counter() - began)
+  ratios = [theirs / ours for ours, theirs in zip(took["kernel"], took["plain"], strict=True)]
+  low, median, high = statistics.quantiles(ratios, n=4)
+  megabytes = [programs[side].memory_analysis().temp_size_in_bytes / 1e6 for side in programs]
+  milliseconds = [f"{1000 * statistics.median(took[side]):.3g}" for side in programs]
+  return (
+    f"| {name} | {case.what} | {case.form} | {' | '.join(milliseconds)} | {median:.2f} ({low:.2f} – {high:.2f})"
+    f" | {megabytes[0]:.3g} ÷ {megabytes[1]:.3g} | {rounds} |"
+  )
+
+
+if __name__ == "__main__":
+  main()
