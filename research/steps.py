@@ -117,7 +117,7 @@ def _begun(
       return program.trace(abstract, shapes, *more), forms
 
   pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="compile")
-  traced = pool.submit(trace)
+  traced = pool.submit(choice.carried(trace))
   compiled = pool.submit(lambda: traced.result()[0].lower().compile())
   return compiled.result, lambda: traced.result()[1]
 

@@ -144,6 +144,17 @@ def use(**forms: str) -> Iterator[None]:
     yield
 
 
+def carried(function: Callable[..., Any]) -> Callable[..., Any]:
+  """The function for another thread, with what `use` says in this one."""
+  said = _USED.value
+
+  def run(*args: Any, **kwargs: Any) -> Any:
+    with _USED(said):
+      return function(*args, **kwargs)
+
+  return run
+
+
 @contextlib.contextmanager
 def configured(written: str) -> Iterator[None]:
   """Within it, in every thread, operations run as --kernels says. What was traced before it keeps its forms."""

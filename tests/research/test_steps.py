@@ -7,6 +7,7 @@ from tiny import Job
 
 from research import steps
 from research.data import feeds
+from research.kernels import choice
 
 
 def evaluated(batch_size, kind="device", mesh="data:2"):
@@ -71,6 +72,16 @@ def test_a_step_compiled_ahead_is_the_same_step(steps_per_call):
   for state, metrics in results[1:]:
     assert int(state.step) == steps_per_call
     jax.tree.map(np.testing.assert_array_equal, (state, metrics), results[0])
+
+
+def test_the_kernels_of_a_step_compiled_ahead_are_those_of_the_thread_that_asked():
+  job = Job()
+  arguments = (job.task, job.feed, job.augment, 0, job.mesh, 1)
+  assert steps.training_call(*arguments).forms() == {}
+  assert steps.training_call(*arguments, abstract=job.abstract).forms() == {"dense.weight_gradient": "cpu"}
+  with choice.use(dense="xla"):
+    call = steps.training_call(*arguments, abstract=job.abstract)
+  assert call.forms() == {"dense.weight_gradient": "xla"}
 
 
 def test_what_cannot_be_compiled_ahead_is_told_by_the_first_call():

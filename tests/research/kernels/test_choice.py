@@ -103,6 +103,7 @@ def test_a_jitted_function_is_traced_anew_in_another_context(op):
 def test_the_flag_holds_in_every_thread_and_the_context_in_its_own(op):
   with choice.configured("fake=cpu"), choice.use(fake="xla"), concurrent.futures.ThreadPoolExecutor(1) as pool:
     assert form_of(pool.submit(op, jnp.zeros(3)).result()) == "cpu"
+    assert form_of(pool.submit(choice.carried(op), jnp.zeros(3)).result()) == "xla"
 
 
 def test_what_is_traced_is_recorded(op):
