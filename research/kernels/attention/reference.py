@@ -8,6 +8,7 @@ def attention(q, k, v, *, causal, segment_ids, window, softcap, scale, to_output
   batch, length, heads, width = q.shape
   keys, groups = k.shape[1:3]
   scale = width**-0.5 if scale is None else scale
+  segment_ids = None if segment_ids is None else [np.asarray(each) for each in segment_ids]
   output, sums = np.zeros(q.shape), np.full((batch, length, heads), -np.inf)
   to_q, to_k, to_v = np.zeros(q.shape), np.zeros(k.shape), np.zeros(v.shape)
   for b, row, head in np.ndindex(batch, length, heads):

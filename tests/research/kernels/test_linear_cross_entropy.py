@@ -78,7 +78,7 @@ def test_the_total_is_what_the_logits_give_and_its_gradient_differentiates_again
     return (jnp.where(labels == -1, 0.0, losses_BL[0]) * weights).sum()
 
   ours = lambda *given: linear_cross_entropy(given[0], given[1], labels, weights, given[2]).total  # noqa: E731
-  found, expected = (jax.grad(f, argnums=(0, 1, 2))(x, kernel, bias) for f in (ours, materialised))
+  found, expected = (jax.jit(jax.grad(f, argnums=(0, 1, 2)))(x, kernel, bias) for f in (ours, materialised))
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, expected)
   small = (0.3 * x, 0.3 * kernel, bias)
   check_grads(lambda *given: ours(*given) / 10, small, order=1, modes=("rev",), eps=1e-2, rtol=0.01)
@@ -86,7 +86,7 @@ def test_the_total_is_what_the_logits_give_and_its_gradient_differentiates_again
   def squares(total):  # of the gradient, whose own gradient is a second derivative
     return lambda *given: sum(jnp.square(each).sum() for each in jax.grad(total, argnums=(0, 1, 2))(*given))
 
-  found, expected = (jax.grad(squares(f), argnums=(0, 1, 2))(x, kernel, bias) for f in (ours, materialised))
+  found, expected = (jax.jit(jax.grad(squares(f), argnums=(0, 1, 2)))(x, kernel, bias) for f in (ours, materialised))
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3), found, expected)
 
 
@@ -98,11 +98,11 @@ def test_under_vmap_remat_and_from_a_slice_it_is_the_same():
     total = lambda *given: linear_cross_entropy(given[0], given[1], labels, weights, given[2], **terms).total  # noqa: E731
     return jax.grad(jax.checkpoint(total), argnums=(0, 1, 2))(x, kernel, bias)
 
-  expected = gradients(*given, *fixed)
+  expected = jax.jit(gradients)(*given, *fixed)
   wide = jnp.stack([*given[:1], given[0] + 1.0], axis=2)  # not contiguous, where that means something
   plain = by("chunked", (wide[:, :, 0], *given[1:]), fixed, terms)[1]
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a / 1.7, b, rtol=1e-5, atol=1e-6), plain, expected)
-  twice = jax.vmap(gradients, in_axes=(2, None, None, None, None))(wide, *given[1:], *fixed)
+  twice = jax.jit(jax.vmap(gradients, in_axes=(2, None, None, None, None)))(wide, *given[1:], *fixed)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a[0], b, rtol=1e-5, atol=1e-6), twice, expected)
 
 
