@@ -16,10 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from research import optim
+from research import losses, optim
 from research.errors import UserError
 from research.flops import training_flops
-from research.kernels.linear_cross_entropy import linear_cross_entropy
 from research.models.language_model import LanguageModel
 from research.task import Batch, Key, Metrics, State, Sums, Task
 
@@ -73,26 +72,19 @@ def language_modelling(
   def gradients_of(params: Any, batch: Batch, extra: Any, key: Key):
     def mean_loss(params):
       inputs_BL, targets_BL, segments_BL = parts(batch)
-      *unscored, statistics = model.apply(
+      unscored, statistics = model.apply(
         {"params": params}, inputs_BL, train=True, segments_BL=segments_BL, rngs={"dropout": key}, method="unscored"
       )
       real_BL = batch["mask"] > 0
       count = jnp.maximum(real_BL.sum(), 1).astype(jnp.float32)
-      scores = scored(*unscored, jnp.where(real_BL, targets_BL, -1), 1.0 / count, weights.z)
-      total, mean = scores.loss_N.sum(), scores.total
+      mean, scores = losses.token_scores(unscored, jnp.where(real_BL, targets_BL, -1), 1.0 / count, z_loss=weights.z)
+      total = scores.loss_BL.sum()
       if statistics:
         mean = mean + weights.balance * statistics["balance_loss"]
       return mean, {"loss": total, "count": count, **statistics}
 
     gradients, sums = jax.grad(mean_loss, has_aux=True)(params)
     return gradients, extra, sums
-
-  def scored(x_BLD, kernel_DV, bias_V, targets_BL, weight: jax.Array | float = 1.0, z_loss: float = 0.0):
-    labels_N = targets_BL.reshape(-1)
-    weights_N = jnp.full(labels_N.shape, weight, jnp.float32)
-    x_ND = x_BLD.reshape(-1, x_BLD.shape[-1])
-    softcap = model.logit_softcap
-    return linear_cross_entropy(x_ND, kernel_DV, labels_N, weights_N, bias_V, z_loss=z_loss, softcap=softcap)
 
   def step(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
     counted = {**batch, "mask": counts(batch).astype(jnp.float32)}  # a micro-batch weighs as much as its tokens
@@ -111,15 +103,15 @@ def language_modelling(
   def evaluate(state: State, batch: Batch) -> Sums:
     inputs_BL, targets_BL, segments_BL = parts(batch)
     params = state.extra.get("ema", state.params)
-    *unscored, _ = model.apply(
+    unscored, _ = model.apply(
       {"params": params}, inputs_BL, train=False, segments_BL=segments_BL, method="unscored"
     )
     real_BL = counts(batch)
-    scores = scored(*unscored, jnp.where(real_BL, targets_BL, -1))
-    right_BL = scores.guess_N.reshape(real_BL.shape) == targets_BL
+    _, scores = losses.token_scores(unscored, jnp.where(real_BL, targets_BL, -1))
+    right_BL = scores.guess_BL == targets_BL
     bytes_BL = jnp.asarray(token_bytes_V, jnp.int32)[jnp.maximum(targets_BL, 0)]
     return {
-      "loss": scores.loss_N.sum(),
+      "loss": scores.loss_BL.sum(),
       "count": real_BL.sum(dtype=jnp.int32),
       "correct": (real_BL & right_BL).sum(dtype=jnp.int32),
       "bytes": jnp.where(real_BL, bytes_BL, 0).sum(dtype=jnp.int32),

@@ -1,7 +1,11 @@
 """Losses of single examples, float32 and stable for any finite logits. Averaging is not done here."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
+
+from research.kernels.linear_cross_entropy import linear_cross_entropy
 
 
 def mean_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
@@ -70,17 +74,31 @@ def softmax_cross_entropy(logits_BC: jax.Array, labels: jax.Array, label_smoothi
   return log_normalizer_B - picked_B
 
 
-def token_cross_entropy(logits_BLV: jax.Array, targets_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """−log softmax(logits)[target] of each position, and log Z, the logarithm of the softmax's normaliser.
+class TokenScores(NamedTuple):
+  """Of each token: its loss, float32 and 0 where there is no target, and the likeliest one, int32."""
+
+  loss_BL: jax.Array
+  guess_BL: jax.Array
+
+
+def token_scores(
+  unscored: Any, targets_BL: jax.Array, weight: jax.Array | float = 1.0, *, z_loss: float = 0.0
+) -> tuple[jax.Array, TokenScores]:
+  """Cross-entropies of tokens without holding their logits (`kernels.linear_cross_entropy`).
 
   Args:
-    logits_BLV: (B, L, V) float.
-    targets_BL: (B, L) int32; what is outside [0, V) has a loss of log Z, which nothing should count.
+    unscored: a `language_model.Unscored`.
+    targets_BL: int32; negative where there is none.
+    weight: of each loss in the total: 1 / count for their mean.
+    z_loss: weight of log²Z beside each loss, Z the softmax's normaliser.
 
-  Returns: losses_BL and log_normalizer_BL, float32.
+  Returns: (the weighted total, float32 (), which alone has a gradient; the scores).
   """
-  x_BLV = logits_BLV.astype(jnp.float32)
-  shift_BL1 = jax.lax.stop_gradient(x_BLV.max(axis=-1, keepdims=True))
-  log_normalizer_BL = jnp.log(jnp.exp(x_BLV - shift_BL1).sum(axis=-1)) + shift_BL1[..., 0]
-  is_target_BLV = jax.lax.broadcasted_iota(targets_BL.dtype, x_BLV.shape, 2) == targets_BL[..., None]
-  return log_normalizer_BL - jnp.where(is_target_BLV, x_BLV, 0.0).sum(axis=-1), log_normalizer_BL
+  x_BLD, kernel_DV, bias_V, softcap = unscored
+  labels_N = jnp.maximum(targets_BL.reshape(-1), -1)
+  weights_N = jnp.full(labels_N.shape, weight, jnp.float32)
+  found = linear_cross_entropy(
+    x_BLD.reshape(-1, x_BLD.shape[-1]), kernel_DV, labels_N, weights_N, bias_V, z_loss=z_loss, softcap=softcap
+  )
+  loss_BL, guess_BL = (each.reshape(targets_BL.shape) for each in (found.loss_N, found.guess_N))
+  return found.total, TokenScores(loss_BL, guess_BL)

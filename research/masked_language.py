@@ -52,7 +52,7 @@ def masked_language_modelling(
       batch["places"],
       train=train,
       segments_BL=batch.get("segments"),
-      method="guesses",
+      method="unscored_guesses",
       **more,
     )
 
@@ -71,21 +71,20 @@ def masked_language_modelling(
     extra = {"ema": jax.tree.map(jnp.copy, params)} if ema_decay else {}
     return State(jnp.int32(0), params, optimizer.init(params), extra)
 
-  def counted(params: Any, batch: Batch, **more) -> Sums:
-    logits_BKV = guesses(params, batch, **more)
-    losses_BK, _ = losses.token_cross_entropy(logits_BKV, batch["targets"])
+  def counted(params: Any, batch: Batch, **more) -> tuple[jax.Array, Sums]:
+    """(the mean loss, sums)."""
     real_BK = batch["targets"] >= 0
-    right_BK = logits_BKV.argmax(axis=-1).astype(jnp.int32) == batch["targets"]
-    return {
-      "loss": jnp.where(real_BK, losses_BK, 0.0).sum(),
-      "count": real_BK.sum(dtype=jnp.int32),
-      "correct": (real_BK & right_BK).sum(dtype=jnp.int32),
-    }
+    count = real_BK.sum(dtype=jnp.int32)
+    weight = 1.0 / jnp.maximum(count, 1).astype(jnp.float32)
+    mean, scores = losses.token_scores(guesses(params, batch, **more), batch["targets"], weight)
+    right_BK = scores.guess_BL == batch["targets"]
+    return mean, {
+      "loss": scores.loss_BL.sum(), "count": count, "correct": (real_BK & right_BK).sum(dtype=jnp.int32)
+    }  # fmt: skip
 
   def gradients_of(params: Any, batch: Batch, extra: Any, key: Key):
     def mean_loss(params):
-      sums = counted(params, batch, train=True, rngs={"dropout": key})
-      return sums["loss"] / jnp.maximum(sums["count"], 1).astype(jnp.float32), sums
+      return counted(params, batch, train=True, rngs={"dropout": key})
 
     gradients, sums = jax.grad(mean_loss, has_aux=True)(params)
     return gradients, extra, sums
@@ -108,7 +107,7 @@ def masked_language_modelling(
 
   def evaluate(state: State, batch: Batch) -> Sums:
     params = state.extra.get("ema", state.params)
-    return counted(params, masked(batch, jax.random.key(_EVALUATION_SEED)), train=False)
+    return counted(params, masked(batch, jax.random.key(_EVALUATION_SEED)), train=False)[1]
 
   def flops(batch: Batch) -> float:
     tokens_BL = batch["tokens"]

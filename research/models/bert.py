@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from research.models import layers
-from research.models.language_model import LanguageModel
+from research.models.language_model import LanguageModel, Unscored
 from research.models.text import mean
 from research.models.transformer_config import initializers
 
@@ -54,10 +54,19 @@ class Bert(LanguageModel):
   ) -> jax.Array:
     """Logits of what stands at `places_BK`, int32 in [0, L), of each text: (B, K, V) float32. No other place costs a
     product with the vocabulary."""
+    return self.logits(self._at(tokens_BL, places_BK, train, segments_BL))
+
+  def unscored_guesses(
+    self, tokens_BL: jax.Array, places_BK: jax.Array, *, train: bool, segments_BL: jax.Array | None = None
+  ) -> Unscored:
+    """The same before their logits, x of (B, K, D)."""
+    return self.before_head(self._at(tokens_BL, places_BK, train, segments_BL))
+
+  def _at(self, tokens_BL, places_BK, train, segments_BL) -> jax.Array:
     x_BLD = self.encoded(tokens_BL, train=train, segments_BL=segments_BL)[:, 1:]
     # A product with ones and zeros, whose gradient is another one; that of a gather would be a scatter.
     is_place_BKL = jax.lax.broadcasted_iota(jnp.int32, (*places_BK.shape, x_BLD.shape[1]), 2) == places_BK[..., None]
-    return self.logits(jnp.einsum("bkl,bld->bkd", is_place_BKL.astype(x_BLD.dtype), x_BLD))
+    return jnp.einsum("bkl,bld->bkd", is_place_BKL.astype(x_BLD.dtype), x_BLD)
 
 
 class TextClassifier(Bert):

@@ -6,6 +6,7 @@ Axes: B batch, L length, D width, V vocabulary.
 import functools
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,6 +18,22 @@ from research.models.transformer import Transformer
 from research.models.transformer_config import Config, initializers
 
 POSITIONS = ("learned", "sinusoidal", "rotary", "none")
+
+
+class Unscored(NamedTuple):
+  """Tokens before their logits, which are softcap(x · kernel + bias): what `losses.token_scores` takes.
+
+  Attributes:
+    x_BLD: of the network's dtype.
+    kernel_DV: of the same.
+    bias_V: float32, or None.
+    softcap: s in s·tanh(logits / s); 0: none.
+  """
+
+  x_BLD: jax.Array
+  kernel_DV: jax.Array
+  bias_V: jax.Array | None
+  softcap: float
 
 
 class LanguageModel(nn.Module):
@@ -130,18 +147,19 @@ class LanguageModel(nn.Module):
     tokens = {"tokens": jnp.zeros((1, batch, length), jnp.int32)} if self.ngrams else {}
     return {**attention.empty_cache(self.config, batch, length), **tokens}
 
-  def unscored(self, tokens_BL: jax.Array, *, train: bool, segments_BL: jax.Array | None = None):
-    """What `kernels.linear_cross_entropy` makes losses of: (x_BLD, kernel_DV, bias_V or None, statistics).
-
-    Logits are softcap(x · kernel + bias); for a long batch and a large vocabulary they are too many to hold.
-    """
+  def unscored(
+    self, tokens_BL: jax.Array, *, train: bool, segments_BL: jax.Array | None = None
+  ) -> tuple[Unscored, Mapping[str, jax.Array]]:
+    """(what the loss is made of, statistics); for a long batch and a large vocabulary logits are too many to hold."""
     x_BLD, _, statistics = self.hidden(tokens_BL, train=train, segments_BL=segments_BL)
-    x_BLD = self._transformed(x_BLD)
-    if self.is_initializing():
-      self.logits(x_BLD)  # makes the head
+    return self.before_head(x_BLD), statistics
+
+  def before_head(self, x_BLD: jax.Array) -> Unscored:
+    """The last block's values and the head that makes `logits` of them. The parameters have been drawn before."""
+    dtype = self.config.dtype
     kernel_DV = self.embed.embedding.T if self.tied else self.head.variables["params"]["kernel"]
     bias_V = self.head_offset if self.head_bias else None
-    return x_BLD.astype(self.config.dtype), kernel_DV.astype(self.config.dtype), bias_V, statistics
+    return Unscored(self._transformed(x_BLD).astype(dtype), kernel_DV.astype(dtype), bias_V, self.logit_softcap)
 
   def _transformed(self, x_BLD: jax.Array) -> jax.Array:
     if not self.transform:

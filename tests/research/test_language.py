@@ -11,7 +11,7 @@ from scipy import special
 from research import language, losses
 from research.errors import UserError
 from research.language import Weights, language_modelling
-from research.models.language_model import LanguageModel
+from research.models.language_model import LanguageModel, Unscored
 from research.models.transformer_config import Config
 
 KEY = jax.random.key(0)
@@ -133,11 +133,13 @@ def test_experts_tell_their_balance_and_what_they_dropped():
   assert int(after.step) == 1
 
 
-def test_token_cross_entropy_is_stable_and_picks_the_target():
-  logits_BLV = jnp.asarray([[[1e4, -1e4, 0.0]], [[0.0, 0.0, 0.0]]])
-  losses_BL, log_z_BL = losses.token_cross_entropy(logits_BLV, jnp.asarray([[1], [2]], jnp.int32))
-  np.testing.assert_allclose(losses_BL[:, 0], [2e4, np.log(3)], rtol=1e-6)
-  np.testing.assert_allclose(log_z_BL[:, 0], [1e4, np.log(3)], rtol=1e-6)
+def test_token_scores_are_stable_and_of_the_targets():
+  logits_BLV = jnp.asarray([[[1e4, -1e4, 0.0], [5.0, 0.0, 0.0]], [[0.0, 0.0, 0.0], [0.0, 0.0, 7.0]]])
+  unscored = Unscored(logits_BLV, jnp.eye(3), None, 0.0)  # whose logits are what it is given
+  total, scores = losses.token_scores(unscored, jnp.asarray([[1, -1], [2, -5]], jnp.int32), 0.5, z_loss=0.1)
+  np.testing.assert_allclose(scores.loss_BL, [[2e4, 0.0], [np.log(3), 0.0]], rtol=1e-6)
+  np.testing.assert_array_equal(scores.guess_BL, [[0, 0], [0, 2]])
+  np.testing.assert_allclose(total, 0.5 * (2e4 + 0.1 * 1e8 + np.log(3) + 0.1 * np.log(3) ** 2), rtol=1e-6)
 
 
 def test_no_tokens_no_numbers():
