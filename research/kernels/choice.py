@@ -81,9 +81,9 @@ class Op:
       _record(self.name, asked)
       return self.forms[asked].run(*arrays, **options)
     chosen = {each: self.choose(shapes, dtypes, each, **options) for each in PLATFORMS}
-    _record(self.name, chosen[here])
-    if len({*chosen.values()}) == 1:
-      return self.forms[chosen[here]].run(*arrays, **options)
+    _record(self.name, chosen.get(here, "xla"))
+    if {*chosen.values(), chosen.get(here, "xla")} == {chosen[PLATFORMS[0]]}:
+      return self.forms[chosen[PLATFORMS[0]]].run(*arrays, **options)
     run = {name: functools.partial(self.forms[name].run, **options) for name in {"xla", *chosen.values()}}
     default, others = run["xla"], {each: run[name] for each, name in chosen.items() if name != "xla"}
     return lax.platform_dependent(*arrays, **others, default=default)
@@ -190,7 +190,9 @@ def say(forms: Mapping[str, str]) -> str:
 def platform() -> str:
   """Where programs run that nothing else is said of."""
   backend = jax.default_backend()
-  return {"gpu": "cuda"}.get(backend, backend)
+  if backend != "gpu":
+    return backend
+  return "rocm" if "rocm" in jax.devices()[0].client.platform_version.lower() else "cuda"
 
 
 def _record(name: str, form: str) -> None:

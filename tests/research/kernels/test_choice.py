@@ -64,6 +64,13 @@ def test_each_platform_has_its_own_row_of_the_table_when_a_program_is_lowered(op
   assert {name for name, value in VALUE.items() if f"dense<{value:e}".replace("e+00", "") in text} == {form}
 
 
+def test_a_backend_that_no_table_knows_has_xlas_form(op, monkeypatch):
+  monkeypatch.setattr(choice.jax, "default_backend", lambda: "another")
+  with choice.recording() as found:
+    jax.eval_shape(op, jnp.zeros(3))
+  assert found == {"fake": "xla"}
+
+
 def test_a_form_of_the_table_that_cannot_run_is_passed_over_and_logged_once(op, caplog):
   with caplog.at_level(logging.WARNING, logger=choice.__name__):
     assert [form_of(op(jnp.zeros(rows))) for rows in (5, 5, 3)] == ["cpu", "cpu", "small"]
