@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import gpt, updates
+from benchmarks.updates import gpt, sides
 
 STEPS, WARMUP, LAST_FRACTION = 2000, 100, 0.1
 TWIN, SAME = f"PyTorch, {STEPS:,} updates", "Flagship from its weights on its windows"
@@ -42,9 +42,9 @@ def split(text: Path) -> tuple[np.ndarray, np.ndarray]:
 def rate(step: int) -> float:
   """nanoGPT's: linear warm-up, then a cosine to a tenth."""
   if step < WARMUP:
-    return updates.RATE * (step + 1) / (WARMUP + 1)
+    return sides.RATE * (step + 1) / (WARMUP + 1)
   cosine = 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / (STEPS - WARMUP)))
-  return updates.RATE * (LAST_FRACTION + (1 - LAST_FRACTION) * cosine)
+  return sides.RATE * (LAST_FRACTION + (1 - LAST_FRACTION) * cosine)
 
 
 def windows(train: np.ndarray, seed: int) -> Iterator[np.ndarray]:
@@ -70,7 +70,7 @@ def by_twin(text: Path, seed: int) -> tuple[float, float]:
   torch.set_num_threads(os.cpu_count())
   train, validation = split(text)
   model = gpt.twin(seed)
-  optimizer = updates.adamw(model)
+  optimizer = sides.torch_optimizer(model)
 
   def loss_of(windows, **how):
     tokens = torch.from_numpy(windows)
@@ -83,7 +83,7 @@ def by_twin(text: Path, seed: int) -> tuple[float, float]:
     loss = loss_of(batch)
     optimizer.zero_grad()
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), updates.CLIP)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), sides.CLIP)
     optimizer.step()
   seconds = time.perf_counter() - began
   with torch.no_grad():
@@ -103,8 +103,8 @@ def by_flagship(text: Path, seed: int) -> tuple[float, float]:
   keep_freed_memory()  # as experiments.work does
   train, validation = split(text)
   rule = Optim(
-    name="adamw", learning_rate=updates.RATE, final_learning_rate_fraction=LAST_FRACTION, warmup_steps=WARMUP,
-    beta2=updates.BETAS[1], weight_decay=updates.DECAY, clip_norm=updates.CLIP,
+    name="adamw", learning_rate=sides.RATE, final_learning_rate_fraction=LAST_FRACTION, warmup_steps=WARMUP,
+    beta2=sides.BETAS[1], weight_decay=sides.DECAY, clip_norm=sides.CLIP,
   )  # fmt: skip
   task = gpt.language_task(optim.make_optimizer(rule, STEPS))
 

@@ -1,16 +1,12 @@
-"""One update of a small vision transformer: Flagship, Flagship in bfloat16, plain flax and PyTorch, turn by turn.
+"""A small vision transformer: the network of `experiments.vit --config=cifar10_small`, but wider.
 
-  python -m benchmarks.vit                 needs the extra `bench`, for PyTorch
-  python -m benchmarks.vit --rounds=10
-
-The network of `experiments.vit --config=cifar10_small`, but wider: six layers of width 192 with 3 heads, patches of
-4×4 in images of 32×32×3, the patches' mean, batch 64; learned positions and AdamW with clipping, no stochastic depth.
-All sides begin with the same weights and the same batch, so their first losses must agree; the images are noise.
+Six layers of width 192 with 3 heads, patches of 4×4 in images of 32×32×3, the patches' mean, batch 64; learned positions
+and AdamW with clipping, no stochastic depth. The images are noise.
 """
 
 import numpy as np
 
-from benchmarks import turns, updates
+from benchmarks.updates import sides, turns
 
 LAYERS, WIDTH, HEADS, SIDE, PATCH, BATCH, CLASSES = 6, 192, 3, 32, 4, 64, 10
 LENGTH, EPSILON = (SIDE // PATCH) ** 2, 1e-6
@@ -33,7 +29,7 @@ def batch() -> dict[str, np.ndarray]:
   return {"image": image, "label": random.integers(0, CLASSES, BATCH).astype(np.int32)}
 
 
-def flagship(dtype: str = "float32") -> turns.Run:
+def flagship(dtype: str) -> turns.Run:
   """Flagship's own task, as experiments.vit compiles it."""
   from research.models.transformer_config import Config
   from research.models.vit import ViT
@@ -65,11 +61,7 @@ def flagship(dtype: str = "float32") -> turns.Run:
     ends = {name: kernel(params[name], name) for name in ("embed", "head")}
     return {**params, **ends, "positions": w["positions"], "transformer": {**stack, "layers": layers}}
 
-  return updates.by_flagship(lambda optimizer: supervised(network, optimizer, loss="softmax"), batch(), place)
-
-
-def bfloat16() -> turns.Run:
-  return flagship("bfloat16")
+  return sides.by_flagship(lambda optimizer: supervised(network, optimizer, loss="softmax"), batch(), place)
 
 
 def flax() -> turns.Run:
@@ -105,14 +97,14 @@ def flax() -> turns.Run:
     for name in ("query", "key", "value", "out", "up", "down"):
       params[f"block_{i}"][name]["kernel"] = w[name][i]
 
-  def loss_of(params, data):
+  def loss_of(params, extra, data):
     logits = model.apply({"params": params}, data["image"])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, data["label"]).mean()
+    return optax.softmax_cross_entropy_with_integer_labels(logits, data["label"]).mean(), extra
 
-  return updates.by_optax(loss_of, params, batch())
+  return sides.by_optax(loss_of, params, None, batch())
 
 
-def torch() -> turns.Run:
+def torch(dtype: str) -> turns.Run:
   """A compact PyTorch twin, eager, with its own fused attention."""
   import torch
   from torch import nn
@@ -156,9 +148,7 @@ def torch() -> turns.Run:
 
   image = torch.from_numpy(batch()["image"]).permute(0, 3, 1, 2).contiguous()
   label = torch.from_numpy(batch()["label"]).long()
-  return updates.by_torch(ViT, lambda model: functional.cross_entropy(model(image), label))
+  return sides.by_torch(ViT, lambda model: functional.cross_entropy(model(image), label), dtype=dtype)
 
 
-if __name__ == "__main__":
-  sides = {"flagship": flagship, "bfloat16": bfloat16, "flax": flax, "torch": torch}
-  turns.main(__doc__, sides, module="benchmarks.vit", steps=3)
+ROW = turns.Row("ViT, 6 layers of width 192, 64 images of 32×32, AdamW", sides.five(flagship, flax, torch))

@@ -1,16 +1,12 @@
-"""One update of a convolutional classifier of texts: Flagship, in float32 and bfloat16, plain flax and PyTorch in turn.
+"""A convolutional classifier of texts: the network of `experiments.text --config=docstrings_cnn` without dropout.
 
-  python -m benchmarks.text                needs the extra `bench`, for PyTorch
-  python -m benchmarks.text --rounds=40
-
-The network of `experiments.text --config=docstrings_cnn` without dropout: 20,000 words, embeddings 128 wide, 100
-filters each over 3, 4 and 5 words (Kim 2014), ten classes; batch 64, 100 words at most, AdamW with clipping. All sides
-begin with the same weights and the same batch, so their first losses must agree.
+20,000 words, embeddings 128 wide, 100 filters each over 3, 4 and 5 words (Kim 2014), ten classes; batch 64, 100 words at
+most, AdamW with clipping.
 """
 
 import numpy as np
 
-from benchmarks import turns, updates
+from benchmarks.updates import sides, turns
 
 VOCABULARY, WIDTH, WINDOWS, FILTERS, LENGTH, BATCH, CLASSES = 20_000, 128, (3, 4, 5), 100, 100, 64, 10
 
@@ -36,7 +32,7 @@ def batch() -> dict[str, np.ndarray]:
   return {"tokens": tokens_BL, "label": random.integers(0, CLASSES, BATCH).astype(np.int32)}
 
 
-def flagship(dtype: str = "float32") -> turns.Run:
+def flagship(dtype: str) -> turns.Run:
   """Flagship's own task, as experiments.text compiles it."""
   from research.models.text import TextCNN
   from research.supervised import supervised
@@ -52,11 +48,7 @@ def flagship(dtype: str = "float32") -> turns.Run:
   def make_task(optimizer):
     return supervised(network, optimizer, loss="softmax", macro_f1=True)
 
-  return updates.by_flagship(make_task, batch(), place)
-
-
-def bfloat16() -> turns.Run:
-  return flagship("bfloat16")
+  return sides.by_flagship(make_task, batch(), place)
 
 
 def flax() -> turns.Run:
@@ -81,14 +73,14 @@ def flax() -> turns.Run:
   for name in ("head", *(f"window_{n}" for n in WINDOWS)):
     params[name]["kernel"] = w[name]
 
-  def loss_of(params, data):
+  def loss_of(params, extra, data):
     logits = model.apply({"params": params}, data["tokens"])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, data["label"]).mean()
+    return optax.softmax_cross_entropy_with_integer_labels(logits, data["label"]).mean(), extra
 
-  return updates.by_optax(loss_of, params, batch())
+  return sides.by_optax(loss_of, params, None, batch())
 
 
-def torch() -> turns.Run:
+def torch(dtype: str) -> turns.Run:
   """A compact PyTorch twin, eager: nn.Embedding, nn.Conv1d."""
   import torch
   from torch import nn
@@ -118,9 +110,7 @@ def torch() -> turns.Run:
       return self.head(torch.cat(greatest, dim=1))
 
   tokens, label = (torch.from_numpy(batch()[name]).long() for name in ("tokens", "label"))
-  return updates.by_torch(TextCNN, lambda model: functional.cross_entropy(model(tokens), label))
+  return sides.by_torch(TextCNN, lambda model: functional.cross_entropy(model(tokens), label), dtype=dtype)
 
 
-if __name__ == "__main__":
-  sides = {"flagship": flagship, "bfloat16": bfloat16, "flax": flax, "torch": torch}
-  turns.main(__doc__, sides, module="benchmarks.text", steps=10)
+ROW = turns.Row("text CNN, 64 texts of 100 words, AdamW", sides.five(flagship, flax, torch))

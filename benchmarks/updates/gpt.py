@@ -1,15 +1,11 @@
-"""One update of nanoGPT's CPU recipe: Flagship, Flagship in bfloat16, plain flax and PyTorch, turn by turn.
+"""nanoGPT's CPU recipe: four layers of width 128 with 4 heads, context 64, batch 12, AdamW with clipping, no biases.
 
-  python -m benchmarks.gpt                 needs the extra `bench`, for PyTorch
-  python -m benchmarks.gpt --rounds=40
-
-Four layers of width 128 with 4 heads, context 64, batch 12, AdamW with clipping, no dropout, no biases. All sides begin
-with the same weights and the same batch, so their first losses must agree; the text is random, which changes no speed.
+The text is random, which changes no speed.
 """
 
 import numpy as np
 
-from benchmarks import turns, updates
+from benchmarks.updates import sides, turns
 
 LAYERS, WIDTH, HEADS, LENGTH, BATCH, VOCABULARY = 4, 128, 4, 64, 12, 65
 
@@ -53,12 +49,8 @@ def placed(params, seed: int = 0):
   return {**params, **embedded, "transformer": {**stack, "layers": layers}}
 
 
-def flagship(dtype: str = "float32") -> turns.Run:
-  return updates.by_flagship(lambda optimizer: language_task(optimizer, dtype), {"tokens": batch()}, placed)
-
-
-def bfloat16() -> turns.Run:
-  return flagship("bfloat16")
+def flagship(dtype: str) -> turns.Run:
+  return sides.by_flagship(lambda optimizer: language_task(optimizer, dtype), {"tokens": batch()}, placed)
 
 
 def flax() -> turns.Run:
@@ -98,11 +90,11 @@ def flax() -> turns.Run:
   for i in range(LAYERS):
     params[f"block_{i}"] |= {name: {"kernel": w[name][i]} for name in ("query", "key", "value", "out", "up", "down")}
 
-  def loss_of(params, data):
+  def loss_of(params, extra, data):
     logits = model.apply({"params": params}, data[:, :-1])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, data[:, 1:]).mean()
+    return optax.softmax_cross_entropy_with_integer_labels(logits, data[:, 1:]).mean(), extra
 
-  return updates.by_optax(loss_of, params, batch())
+  return sides.by_optax(loss_of, params, None, batch())
 
 
 def twin(seed: int = 0):
@@ -146,7 +138,7 @@ def twin(seed: int = 0):
   return GPT()
 
 
-def torch() -> turns.Run:
+def torch(dtype: str) -> turns.Run:
   """The twin's updates."""
   import torch
   from torch.nn import functional
@@ -156,9 +148,9 @@ def torch() -> turns.Run:
   def loss_of(model):
     return functional.cross_entropy(model(data[:, :-1]).flatten(0, 1), data[:, 1:].flatten())
 
-  return updates.by_torch(twin, loss_of)
+  return sides.by_torch(twin, loss_of, dtype=dtype)
 
 
-if __name__ == "__main__":
-  sides = {"flagship": flagship, "bfloat16": bfloat16, "flax": flax, "torch": torch}
-  turns.main(__doc__, sides, module="benchmarks.gpt", steps=20)
+ROW = turns.Row(
+  "nanoGPT's CPU recipe, 4 layers of width 128, 12 × 64 characters, AdamW", sides.five(flagship, flax, torch)
+)

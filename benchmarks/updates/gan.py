@@ -1,32 +1,29 @@
-"""One DCGAN update (28×28 pixels, width 64, batch 64, float32): Flagship, plain flax and PyTorch, turn by turn.
-
-  python -m benchmarks.gan                 needs the extra `bench`, for PyTorch
-  python -m benchmarks.gan --rounds=30
-
-Each side is a process of its own that makes some updates when it is told to, one side at a time, so they share the
-machine but not its threads. An update is the discriminator's on a real and a fake batch, then the generator's; all
-sides draw the noise anew, and batch normalisation is in both networks. Ratios are of the same round.
+"""DCGAN on 28×28 pixels, width 64, batch 64: an update of the discriminator on a real and a fake batch, then the
+generator's; all sides draw the noise anew, and batch normalisation is in both networks.
 """
 
 import os
 
-from benchmarks import turns
+from benchmarks.updates import sides, turns
 
 BATCH, LATENT, WIDTH, RATE = 64, 64, 64, 2e-4
 
 
-def flagship():
+def flagship(dtype: str) -> turns.Run:
   """Flagship's own task, as experiments.gan compiles it."""
   import jax
 
   from experiments.schema import Optim
   from research import optim
   from research.adversarial import Adversaries, Game, adversarial
+  from research.allocator import keep_freed_memory
   from research.gan_losses import LOSSES
   from research.models.gan import DCDiscriminator, DCGenerator
   from research.task import step_key
 
-  players = Adversaries(DCGenerator((28, 28, 1), WIDTH), DCDiscriminator(WIDTH, norm="batch"), LATENT)
+  keep_freed_memory()  # as experiments.work does
+  networks = DCGenerator((28, 28, 1), WIDTH, dtype=dtype), DCDiscriminator(WIDTH, norm="batch", dtype=dtype)
+  players = Adversaries(*networks, LATENT)
   rule = Optim(name="adam", learning_rate=RATE, beta1=0.5, schedule="constant")
   optimizers = {name: optim.make_optimizer(rule, 1000) for name in ("generator", "discriminator")}
   task = adversarial(players, optimizers, Game(LOSSES["non_saturating"]))
@@ -43,7 +40,7 @@ def flagship():
   return run
 
 
-def flax():
+def flax() -> turns.Run:
   """The same networks as a flax script writes them: nn.Conv, nn.ConvTranspose, two value_and_grads."""
   import flax.linen as nn
   import jax
@@ -110,7 +107,7 @@ def flax():
   return run
 
 
-def torch():
+def torch(dtype: str, channels_last: bool = False) -> turns.Run:
   """PyTorch's DCGAN example with these sizes, eager."""
   import torch
   from torch import nn
@@ -128,15 +125,23 @@ def torch():
   g_opt, d_opt = (torch.optim.Adam(net.parameters(), RATE, (0.5, 0.999)) for net in (generator, discriminator))
   real, entropy = torch.rand(BATCH, 1, 28, 28) * 2 - 1, nn.BCEWithLogitsLoss()
   ones, zeros = torch.ones(BATCH, 1), torch.zeros(BATCH, 1)
+  if channels_last:
+    generator, discriminator, real = (
+      each.to(memory_format=torch.channels_last) for each in (generator, discriminator, real)
+    )
 
   def run(count: int) -> None:
     for _ in range(count):
-      fake = generator(torch.randn(BATCH, LATENT))
+      with sides.torch_precision(dtype):
+        fake = generator(torch.randn(BATCH, LATENT))
+        d_loss = entropy(discriminator(real), ones) + entropy(discriminator(fake.detach()), zeros)
       d_opt.zero_grad()
-      (entropy(discriminator(real), ones) + entropy(discriminator(fake.detach()), zeros)).backward()
+      d_loss.backward()
       d_opt.step()
       g_opt.zero_grad()
-      entropy(discriminator(fake), ones).backward()
+      with sides.torch_precision(dtype):
+        g_loss = entropy(discriminator(fake), ones)
+      g_loss.backward()
       g_opt.step()
 
   return run
@@ -146,5 +151,7 @@ def _images(jax):
   return jax.random.uniform(jax.random.key(1), (BATCH, 28, 28, 1), minval=-1.0, maxval=1.0)
 
 
-if __name__ == "__main__":
-  turns.main(__doc__, {"flagship": flagship, "flax": flax, "torch": torch}, module="benchmarks.gan", steps=5)
+ROW = turns.Row(
+  "DCGAN, 64 images of 28×28, width 64, Adam, both networks",
+  {**sides.five(flagship, flax, torch), "PyTorch, channels last": lambda: torch("float32", channels_last=True)},
+)
