@@ -1,14 +1,43 @@
 """A block of queries against a block of keys at a time. Blocks that no query of theirs sees are not computed."""
 
+import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from research.kernels.attention.masks import How, capped, seen
+from research.kernels.tuning import Tunable
 
-QUERIES, KEYS = 256, 512  # of a block
+
+def _case(length: int, width: int, dtype: Any) -> tuple[Callable[..., Any], tuple[jax.Array, ...]]:
+  """Causal, forward and backward, for the tuner."""
+  keys = jax.random.split(jax.random.key(0), 4)
+  q, k, v, to_output = (jax.random.normal(key, (1, length, 4, width), dtype) for key in keys)
+  how = How(True, 0, 0.0, width**-0.5)
+
+  def run(q, k, v, to_output):
+    output, sums, _ = forward(q, k, v, how=how)
+    gradients = (to_output, jnp.zeros_like(sums))
+    return backward(q, k, v, how=how, made=(output, sums, None), gradients=gradients)
+
+  return run, (q, k, v, to_output)
+
+
+BLOCKS = Tunable(
+  "attention",
+  "chunked",
+  default={"queries": 256, "keys": 512},
+  candidates=[{"queries": q, "keys": k} for q in (128, 256, 512) for k in (128, 256, 512, 1024)],
+  cases={
+    f"{dtype}, {width}": functools.partial(_case, 2048, width, dtype)
+    for dtype in ("float32", "bfloat16")
+    for width in (32, 64, 128)
+  },
+)
 
 
 def forward(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, *segments: jax.Array, how: How):
@@ -95,7 +124,9 @@ class _Blocks:
   def __init__(self, q_BLHK, k_BMGK, segments, how: How):
     self.length, self.count, self.how = q_BLHK.shape[1], k_BMGK.shape[1], how
     self.groups = k_BMGK.shape[2]
-    self.queries, self.keys = min(QUERIES, self.length), min(KEYS, self.count)
+    near = min((32, 64, 128), key=lambda width: abs(width - q_BLHK.shape[3]))
+    blocks = BLOCKS.parameters(f"{q_BLHK.dtype}, {near}")
+    self.queries, self.keys = min(blocks["queries"], self.length), min(blocks["keys"], self.count)
     self.query_blocks, self.key_blocks = math.ceil(self.length / self.queries), math.ceil(self.count / self.keys)
     self._segments = segments
     self._key_segments = self.padded_keys(segments[1]) if segments else None

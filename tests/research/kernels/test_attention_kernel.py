@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from research.kernels import choice
-from research.kernels.attention import attention, chunked, reference
+from research.kernels import choice, tuning
+from research.kernels.attention import attention, reference
 from tests.research.kernels import oracle
 
 PLAIN = {"causal": False, "window": 0, "softcap": 0.0, "scale": None}
@@ -30,9 +30,9 @@ CASES = {
 
 
 @pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-  monkeypatch.setattr(chunked, "QUERIES", 4)
-  monkeypatch.setattr(chunked, "KEYS", 3)
+def small_blocks():
+  with tuning.trying("attention", "chunked", {"queries": 4, "keys": 3}):
+    yield
 
 
 def arrays(case, dtype):
@@ -137,29 +137,27 @@ def test_a_batch_divided_over_devices_stays_where_it_is():
   jax.tree.map(near, apart, alone)
 
 
-def test_the_scores_are_never_all_there(monkeypatch):
-  monkeypatch.setattr(chunked, "QUERIES", 128)
-  monkeypatch.setattr(chunked, "KEYS", 128)
+def test_the_scores_are_never_all_there():
   x = jax.ShapeDtypeStruct((1, 4096, 2, 16), jnp.float32)
 
   def temporaries(form):
     slopes = jax.grad(lambda *x: attention(*x, causal=True, form=form)[0].sum(), argnums=(0, 1, 2))
-    return jax.jit(slopes).lower(x, x, x).compile().memory_analysis().temp_size_in_bytes
+    with tuning.trying("attention", "chunked", {"queries": 128, "keys": 128}):
+      return jax.jit(slopes).lower(x, x, x).compile().memory_analysis().temp_size_in_bytes
 
   scores = 2 * 4096 * 4096 * 4
   assert temporaries("xla") > scores
   assert temporaries("chunked") < 0.05 * scores
 
 
-def test_blocks_that_nobody_sees_are_not_computed(monkeypatch):
+def test_blocks_that_nobody_sees_are_not_computed():
   """Their keys are not even read: NaN in them reaches nothing."""
-  monkeypatch.setattr(chunked, "QUERIES", 8)
-  monkeypatch.setattr(chunked, "KEYS", 8)
   q, k, v = (oracle.normal(seed, 1, 32, 1, 4)[0] for seed in range(3))
-  output, _ = attention(q, k, v.at[:, 8:].set(jnp.nan), causal=True, form="chunked")
-  assert np.isfinite(np.asarray(output[:, :8])).all()
-  output, _ = attention(q, k, v.at[:, :8].set(jnp.nan), causal=True, window=8, form="chunked")
-  assert np.isfinite(np.asarray(output[:, 16:])).all()
+  with tuning.trying("attention", "chunked", {"queries": 8, "keys": 8}):
+    output, _ = attention(q, k, v.at[:, 8:].set(jnp.nan), causal=True, form="chunked")
+    assert np.isfinite(np.asarray(output[:, :8])).all()
+    output, _ = attention(q, k, v.at[:, :8].set(jnp.nan), causal=True, window=8, form="chunked")
+    assert np.isfinite(np.asarray(output[:, 16:])).all()
 
 
 @pytest.mark.parametrize(

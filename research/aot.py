@@ -1,0 +1,48 @@
+"""Devices that are not here, to compile for: TPU topologies and GPUs, on a machine that has neither.
+
+Needs the extra `aot`, and the environment that `ENVIRONMENT` names, set before jax is imported. What is compiled on such
+devices tells memory, collectives and custom calls; it cannot run.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+
+from research import nearest
+from research.errors import UserError
+
+ENVIRONMENT: Mapping[str, str] = {
+  "JAX_PLATFORMS": "cpu",
+  "TPU_SKIP_MDS_QUERY": "1",  # no metadata server is asked which TPU this is
+  "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",  # no driver is there
+}
+GPUS = Path(__file__).parent / "gpu_specs"
+OPTIONS = {"xla_gpu_autotune_level": 0}  # compiler options for a GPU: there is none to time candidates on
+
+
+def tpu(topology: str) -> list[jax.Device]:
+  """The devices of a TPU topology such as "v5e:2x2" or "v6e:4x4". Raises UserError where it, or libtpu, is unknown."""
+  return _devices("tpu", topology_name=topology)
+
+
+def gpu(name: str, count: int = 1) -> list[jax.Device]:
+  """Devices of a GPU that `gpu_specs/` describes, such as "h100". Raises UserError for another, or without the plugin."""
+  known = sorted(path.stem for path in GPUS.glob("*.txtpb"))
+  if name not in known:
+    raise UserError(f"aot: no GPU {name!r}{nearest.hint(name, known)}")
+  target = (GPUS / f"{name}.txtpb").read_text()
+  return _devices("cuda", target_config=target, topology=f"1x1x{count}")
+
+
+def _devices(platform: str, **options: str) -> list[jax.Device]:
+  from jax.experimental import topologies
+
+  missing = [f"{name}={value}" for name, value in ENVIRONMENT.items() if os.environ.get(name) != value]
+  if missing:
+    raise UserError(f"aot: set {' '.join(missing)} before jax is imported")
+  try:
+    return topologies.get_topology_desc(platform=platform, **options).devices
+  except Exception as error:  # jaxlib's own, of several kinds
+    raise UserError(f"aot: no devices of {options.get('topology_name') or platform}: {str(error).splitlines()[0]}") from error
