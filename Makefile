@@ -1,4 +1,4 @@
-# make train · make test · make test-all · make smoke · make lint · make bench · make results · make clean
+# make train · make test · make test-all · make test-aot · make smoke · make lint · make bench · make results · make clean
 PYTHON ?= python3
 VENV ?= .venv
 EXPERIMENT ?= gan
@@ -8,7 +8,7 @@ JOBS ?= 2
 
 BIN := $(VENV)/bin
 
-.PHONY: setup train test test-all smoke lint bench results clean
+.PHONY: setup train test test-all test-aot smoke lint bench results clean
 
 setup: $(VENV)/.installed
 
@@ -27,7 +27,11 @@ test: setup
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests
 
 test-all: setup
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not readme' tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not readme and not aot' tests
+
+test-aot: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[aot]'
+	$(BIN)/python -m pytest -n $(JOBS) -m aot tests/aot
 
 smoke: setup
 	$(BIN)/python -m pytest -n $(JOBS) -m readme tests/test_readme.py

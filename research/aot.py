@@ -1,7 +1,7 @@
 """Devices that are not here, to compile for: TPU topologies and GPUs, on a machine that has neither.
 
-Needs the extra `aot`, and the environment that `ENVIRONMENT` names, set before jax is imported. What is compiled on such
-devices tells memory, collectives and custom calls; it cannot run.
+Needs the extra `aot`, and the environment that `ENVIRONMENT` names, set before jax is imported. What is compiled on
+such devices tells memory, collectives and custom calls; it cannot run.
 """
 
 import os
@@ -28,7 +28,7 @@ def tpu(topology: str) -> list[jax.Device]:
 
 
 def gpu(name: str, count: int = 1) -> list[jax.Device]:
-  """Devices of a GPU that `gpu_specs/` describes, such as "h100". Raises UserError for another, or without the plugin."""
+  """Devices of a GPU in `gpu_specs/`, such as "h100". Raises UserError for another, or without the plugin."""
   known = sorted(path.stem for path in GPUS.glob("*.txtpb"))
   if name not in known:
     raise UserError(f"aot: no GPU {name!r}{nearest.hint(name, known)}")
@@ -45,4 +45,5 @@ def _devices(platform: str, **options: str) -> list[jax.Device]:
   try:
     return topologies.get_topology_desc(platform=platform, **options).devices
   except Exception as error:  # jaxlib's own, of several kinds
-    raise UserError(f"aot: no devices of {options.get('topology_name') or platform}: {str(error).splitlines()[0]}") from error
+    name, reason = options.get("topology_name", platform), str(error).splitlines()[0]
+    raise UserError(f"aot: no devices of {name}: {reason}") from error

@@ -1,5 +1,7 @@
 """A multilayer perceptron, 784-512-512-10 with rectifiers, batch 128, Adam: the network of MNIST's tutorials."""
 
+import itertools
+
 import numpy as np
 
 from benchmarks.updates import sides, turns
@@ -11,7 +13,7 @@ NAMES = ("hidden_0", "hidden_1", "head")
 def weights() -> dict[str, np.ndarray]:
   """The same for every side, kernels (in, out): He's deviations."""
   random = np.random.default_rng(0)
-  shapes = zip(WIDTHS[:-1], WIDTHS[1:], strict=True)
+  shapes = itertools.pairwise(WIDTHS)
   kernels = [random.normal(0, np.sqrt(2 / shape[0]), shape).astype(np.float32) for shape in shapes]
   return dict(zip(NAMES, kernels, strict=True))
 

@@ -20,7 +20,7 @@ Params = Any
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """An optimizer: name, learning rate, its betas or momentum, weight decay and the norm that gradients are clipped to."""
+  """An optimizer; `clip` is the norm that gradients are clipped to."""
 
   name: str = "adamw"
   rate: float = 1e-3

@@ -1,7 +1,7 @@
 """A convolutional classifier of texts: the network of `experiments.text --config=docstrings_cnn` without dropout.
 
-20,000 words, embeddings 128 wide, 100 filters each over 3, 4 and 5 words (Kim 2014), ten classes; batch 64, 100 words at
-most, AdamW with clipping.
+20,000 words, embeddings 128 wide, 100 filters each over 3, 4 and 5 words (Kim 2014), ten classes; batch 64, 100 words
+at most, AdamW with clipping.
 """
 
 import numpy as np

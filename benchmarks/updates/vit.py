@@ -1,7 +1,7 @@
 """A small vision transformer: the network of `experiments.vit --config=cifar10_small`, but wider.
 
-Six layers of width 192 with 3 heads, patches of 4×4 in images of 32×32×3, the patches' mean, batch 64; learned positions
-and AdamW with clipping, no stochastic depth. The images are noise.
+Six layers of width 192 with 3 heads, patches of 4×4 in images of 32×32×3, the patches' mean, batch 64; learned
+positions and AdamW with clipping, no stochastic depth. The images are noise.
 """
 
 import numpy as np

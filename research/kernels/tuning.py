@@ -31,8 +31,8 @@ class Tunable:
     form: such as "chunked".
     default: parameters where nothing was measured.
     candidates: what the tuner tries, beside the default.
-    cases: name of a case → () → (a function to jit, its arrays): what the tuner times for it. A case is what decides the
-      best parameters: a direction, a dtype, a width.
+    cases: name of a case → () → (a function to jit, its arrays): what the tuner times for it. A case is what decides
+      the best parameters: a direction, a dtype, a width.
   """
 
   op: str
