@@ -20,21 +20,35 @@ import jax
 from jax import lax
 
 from research.kernels.choice import Form, Op
-from research.kernels.conv import cpu, xla
+from research.kernels.conv import cpu, native, xla
 
 DIMENSIONS = xla.DIMENSIONS
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
+_NATIVE = {"platforms": ("cpu",), "limits": native.limits, "worth": native.worth}
+_CONVOLUTION = Op(
+  "conv",
+  forms={"native": Form(native.convolution, **_NATIVE), "xla": Form(xla.convolution)},
+  table={"cpu": ("native",)},
+)
 _INPUT_GRADIENT = Op(
   "conv.input_gradient",
-  forms={"cpu": Form(cpu.input_gradient), "xla": Form(xla.input_gradient)},
-  table={"cpu": ("cpu",)},
+  forms={
+    "native": Form(native.input_gradient, **_NATIVE),
+    "cpu": Form(cpu.input_gradient),
+    "xla": Form(xla.input_gradient),
+  },
+  table={"cpu": ("native", "cpu")},
 )
 _WEIGHT_GRADIENT = Op(
   "conv.weight_gradient",
-  forms={"cpu": Form(cpu.weight_gradient), "xla": Form(xla.weight_gradient)},
-  table={"cpu": ("cpu",)},
+  forms={
+    "native": Form(native.weight_gradient, **_NATIVE),
+    "cpu": Form(cpu.weight_gradient),
+    "xla": Form(xla.weight_gradient),
+  },
+  table={"cpu": ("native", "cpu")},
 )
 
 
@@ -75,7 +89,8 @@ def _convolution(x_BHWC: jax.Array, kernel_HWCO: jax.Array, strides: tuple[int, 
     pads: ((low, high) of rows, (low, high) of columns), zeros.
     precision: as in `lax.conv_general_dilated`.
   """
-  return xla.convolution(x_BHWC, kernel_HWCO, strides, pads, precision)
+  options = {"strides": tuple(strides), "pads": tuple(pads), "precision": precision}
+  return _CONVOLUTION(x_BHWC, kernel_HWCO, **options)
 
 
 def _input_gradient(

@@ -1,0 +1,61 @@
+"""Kernels in C++ for the CPU, called by compiled programs through XLA's foreign function interface.
+
+`build.py` compiles them where there is a g++; without, or on a processor that has neither AVX2 nor AVX-512, `missing`
+says why and operations have their other forms.
+"""
+
+import ctypes
+import functools
+import hashlib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+_FOLDER = Path(__file__).parent
+TARGETS = ("conv_forward", "conv_input_gradient", "conv_weight_gradient")
+
+
+def _sources() -> str:
+  """What the library was made of: another source or another jaxlib, whose headers are in it, is another library."""
+  digest = hashlib.sha256(version("jaxlib").encode())
+  for path in sorted((_FOLDER / "src").iterdir()):
+    digest.update(path.read_bytes())
+  return digest.hexdigest()[:12]
+
+
+PATH = _FOLDER / "build" / f"kernels-{_sources()}.so"
+
+
+@functools.cache
+def missing() -> str | None:
+  """Why there are no such kernels here, or None. The first call loads the library and tells XLA of it."""
+  if not PATH.exists():
+    return "it is not compiled; run python -m research.kernels.native.build"
+  try:
+    library = ctypes.CDLL(str(PATH))
+  except OSError as error:
+    return f"its library does not load: {error}"
+  library.flagship_instructions.restype = ctypes.c_char_p
+  if not library.flagship_instructions():
+    return "this processor has neither AVX2 nor AVX-512"
+  for name in TARGETS:
+    handler = jax.ffi.pycapsule(getattr(library, f"flagship_{name}"))
+    jax.ffi.register_ffi_target(f"flagship_{name}", handler, platform="cpu")
+  return None
+
+
+def whole() -> bool:
+  """Whether what is traced now runs on one device: XLA cannot divide a call over several, and would gather its
+  operands. Inside a shard_map over all axes each device makes a call of its own."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return mesh.are_all_axes_manual if not mesh.empty else jax.device_count() == 1
+
+
+def call(name: str, shape: jax.ShapeDtypeStruct | list[jax.ShapeDtypeStruct], *arrays: jax.Array, **numbers: Any):
+  """Calls a kernel; numbers are int64, or tuples of them. Under vmap it is called once for each."""
+  attributes = {name: np.asarray(value, np.int64) if isinstance(value, tuple) else np.int64(value)
+                for name, value in numbers.items()}
+  return jax.ffi.ffi_call(f"flagship_{name}", shape, vmap_method="sequential")(*arrays, **attributes)

@@ -1,0 +1,184 @@
+// Products of two matrices whose rows lie wherever they lie, in float32: what every convolution here is made of.
+//
+// A tile of kRows × kColumns sums stays in registers.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "pool.h"
+#include "simd.h"
+
+namespace flagship::FLAGSHIP_TARGET {
+
+constexpr int kVectors = 2;                  // of a tile's columns
+constexpr int kColumns = kVectors * kLanes;  // of a tile
+#if defined(__AVX512F__)
+constexpr int kRows = 8;  // of a tile: as many pointers as there are registers for
+#else
+constexpr int kRows = 6;
+#endif
+constexpr int64_t kDepth = 256;   // numbers of a row that are multiplied before the next tile: their columns stay in L1
+
+inline int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// acc[m][n] += Σ over positions and numbers of rows[position][m][number] · columns[position][number][n].
+template <int N>
+inline void Multiply(const float* const* rows, int64_t positions, int64_t from, int64_t depth, const float* columns,
+                     int64_t step, Vec (&acc)[kRows][N]) {
+  for (int64_t position = 0; position < positions; ++position, rows += kRows, columns += step) {
+    const float* a[kRows];
+    for (int m = 0; m < kRows; ++m) a[m] = rows[m] + from;
+    const float* b = columns + from * N * kLanes;
+    for (int64_t c = 0; c < depth; ++c, b += N * kLanes) {
+      Vec column[N];
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) column[n] = Load(b + n * kLanes);
+#pragma GCC unroll 16
+      for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+        for (int n = 0; n < N; ++n) acc[m][n] += a[m][c] * column[n];
+      }
+    }
+  }
+}
+
+// A product of gathered rows with packed columns.
+struct Product {
+  int64_t positions, depth;  // a row is `positions` pieces of `depth` numbers
+  int64_t outputs;
+  const float* packed;  // (blocks, positions, depth, kColumns), zeros behind the last output
+
+  int64_t blocks() const { return Ceil(outputs, kColumns); }
+
+  // One block of columns for some tiles: rows (tiles, positions, kRows) and where the outputs of each row begin.
+  void Run(const float* const* rows, float* const* out, int64_t tiles, int64_t block) const {
+    const float* columns = packed + block * positions * depth * kColumns;
+    const int64_t first = block * kColumns, count = std::min<int64_t>(kColumns, outputs - first);
+    const int64_t positions_at_once = std::max<int64_t>(1, kDepth / depth);
+    const int64_t numbers_at_once = std::min(depth, kDepth);
+    bool started = false;
+    for (int64_t position = 0; position < positions; position += positions_at_once) {
+      const int64_t some = std::min(positions_at_once, positions - position);
+      for (int64_t from = 0; from < depth; from += numbers_at_once) {
+        const int64_t numbers = std::min(numbers_at_once, depth - from);
+        for (int64_t tile = 0; tile < tiles; ++tile) {
+          const float* const* a = rows + (tile * positions + position) * kRows;
+          const float* b = columns + position * depth * kColumns;
+          float* const* to = out + tile * kRows;
+          Vec acc[kRows][kVectors] = {};
+          if (started) {
+            for (int m = 0; m < kRows; ++m) {
+              for (int n = 0; n < kVectors; ++n) {
+                const int64_t have = count - n * kLanes;
+                acc[m][n] = have >= kLanes ? Load(to[m] + first + n * kLanes)
+                                           : have > 0 ? LoadSome(to[m] + first + n * kLanes, have) : Vec{};
+              }
+            }
+          }
+          Multiply<kVectors>(a, some, from, numbers, b, depth * kColumns, acc);
+          for (int m = 0; m < kRows; ++m) {
+            for (int n = 0; n < kVectors; ++n) {
+              const int64_t have = count - n * kLanes;
+              if (have >= kLanes) {
+                Store(to[m] + first + n * kLanes, acc[m][n]);
+              } else if (have > 0) {
+                StoreSome(to[m] + first + n * kLanes, acc[m][n], have);
+              }
+            }
+          }
+        }
+        started = true;
+      }
+    }
+  }
+};
+
+// kernel (positions, depth, outputs) → packed columns; with `turned` it is (positions, outputs, depth).
+inline Buffer Pack(const float* kernel, const std::vector<int64_t>& positions, int64_t depth, int64_t outputs, bool turned,
+            const Pool& pool) {
+  const int64_t count = positions.size(), blocks = Ceil(outputs, kColumns);
+  Buffer packed = Allocate(blocks * count * depth * kColumns);
+  float* const to = packed.get();
+  pool.Run(blocks * count, [&, to](int64_t task) {
+    const int64_t block = task / count, position = task % count, first = block * kColumns;
+    const int64_t columns = std::min<int64_t>(kColumns, outputs - first);
+    const float* from = kernel + positions[position] * depth * outputs;
+    float* row = to + (block * count + position) * depth * kColumns;
+    if (!turned) {
+      for (int64_t c = 0; c < depth; ++c, row += kColumns) {
+        std::copy_n(from + c * outputs + first, columns, row);
+        std::fill(row + columns, row + kColumns, 0.0f);
+      }
+    } else {
+      for (int64_t c = 0; c < depth; ++c) std::fill(row + c * kColumns + columns, row + (c + 1) * kColumns, 0.0f);
+      constexpr int64_t kPiece = 16;  // both sides of a piece stay in the cache
+      for (int64_t start = 0; start < depth; start += kPiece) {
+        const int64_t end = std::min(depth, start + kPiece);
+        for (int64_t o = 0; o < columns; ++o) {
+          const float* line = from + (first + o) * depth;
+          for (int64_t c = start; c < end; ++c) row[c * kColumns + o] = line[c];
+        }
+      }
+    }
+  });
+  return packed;
+}
+
+inline void CopyPadded(const float* from, int64_t count, float* to) {
+  if (count == kColumns) {
+    for (int n = 0; n < kVectors; ++n) Store(to + n * kLanes, Load(from + n * kLanes));
+  } else {
+    std::copy_n(from, count, to);
+    std::fill(to + count, to + kColumns, 0.0f);
+  }
+}
+
+// total[m][n] += Σ over pixels of numbers[pixel][m] · vectors[pixel][n], for M values of m.
+template <int M>
+inline void SumProduct(const float* const* numbers, const float* const* vectors, int64_t pixels, int64_t first,
+                       float* total) {
+  Vec acc[M][kVectors];
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 4
+    for (int n = 0; n < kVectors; ++n) acc[m][n] = Load(total + m * kColumns + n * kLanes);
+  }
+  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+    const float* a = numbers[pixel] + first;
+    const float* b = vectors[pixel];
+    Vec column[kVectors];
+#pragma GCC unroll 4
+    for (int n = 0; n < kVectors; ++n) column[n] = Load(b + n * kLanes);
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 4
+      for (int n = 0; n < kVectors; ++n) acc[m][n] += a[m] * column[n];
+    }
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 4
+    for (int n = 0; n < kVectors; ++n) Store(total + m * kColumns + n * kLanes, acc[m][n]);
+  }
+}
+
+// total (single, kColumns) += the sum over pixels of the outer products.
+inline void SumProducts(const float* const* numbers, const float* const* vectors, int64_t pixels, int64_t single,
+                 float* total) {
+  int64_t row = 0;
+  for (; row + kRows <= single; row += kRows) SumProduct<kRows>(numbers, vectors, pixels, row, total + row * kColumns);
+  float* rest = total + row * kColumns;
+  switch (single - row) {
+    case 1: return SumProduct<1>(numbers, vectors, pixels, row, rest);
+    case 2: return SumProduct<2>(numbers, vectors, pixels, row, rest);
+    case 3: return SumProduct<3>(numbers, vectors, pixels, row, rest);
+    case 4: return SumProduct<4>(numbers, vectors, pixels, row, rest);
+    case 5: return SumProduct<5>(numbers, vectors, pixels, row, rest);
+    case 6: return SumProduct<6>(numbers, vectors, pixels, row, rest);
+    case 7: return SumProduct<7>(numbers, vectors, pixels, row, rest);
+  }
+}
+
+}  // namespace flagship::FLAGSHIP_TARGET
