@@ -2,6 +2,7 @@
 
   python -m benchmarks.updates                       all rows; needs the extra `bench`, for PyTorch
   python -m benchmarks.updates gpt vit --rounds=40   some rows
+  python -m benchmarks.updates gpt --kernels=dense=xla --kernels=norm=xla,dense=xla    what kernels give
   python -m benchmarks.updates --write               puts the table into README.md
 
 Each side is a process of its own that makes updates for about half a second when it is told to, one side at a time, so
@@ -20,8 +21,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.updates import turns
+from research.kernels import choice
 
 ROWS = ("mlp", "cnn", "resnet", "gan", "gpt", "vit", "text")
+WITH = "Flagship with "
 README = Path(__file__).parents[2] / "README.md"
 HEADER = """\
 | update of | side | first loss | ms, median | speed ÷ PyTorch's, median (quartiles) | n |
@@ -34,12 +37,16 @@ def main() -> None:
   parser.add_argument("--rounds", type=int, default=20)
   parser.add_argument("--seconds", type=float, default=0.5, help="of a turn, roughly")
   parser.add_argument("--sides", default="", help="names with ; between them; none: all")
+  parser.add_argument(
+    "--kernels", action="append", default=[], help="another side: Flagship in float32 with --kernels as said"
+  )
   parser.add_argument("--write", action="store_true", help="put the table into README.md")
   parser.add_argument("--serve", help=argparse.SUPPRESS)
   arguments = parser.parse_args()
   if arguments.serve:
     name, _, side = arguments.serve.partition("/")
-    turns.serve(row(name).sides[side]())
+    with choice.configured(side.removeprefix(WITH) if side.startswith(WITH) else ""):
+      turns.serve(row(name).sides["Flagship" if side.startswith(WITH) else side]())
     return
   if unknown := set(arguments.rows) - set(ROWS):
     parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
@@ -48,6 +55,7 @@ def main() -> None:
   print("\n".join(lines), flush=True)
   for name in arguments.rows or ROWS:
     sides = [side.strip() for side in arguments.sides.split(";") if side.strip()] or [*row(name).sides]
+    sides += [WITH + said for said in arguments.kernels]
     measured = turns.measure(name, sides, arguments.rounds, arguments.seconds, "benchmarks.updates")
     found = told(name, row(name), measured)
     print("\n".join(found), flush=True)

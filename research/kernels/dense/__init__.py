@@ -13,12 +13,16 @@ import jax.numpy as jnp
 from jax import lax
 
 from research.kernels.choice import Form, Op
-from research.kernels.dense import cpu, xla
+from research.kernels.dense import cpu, native, xla
 
 _WEIGHT_GRADIENT = Op(
   "dense.weight_gradient",
-  forms={"cpu": Form(cpu.weight_gradient), "xla": Form(xla.weight_gradient)},
-  table={"cpu": ("cpu",)},
+  forms={
+    "native": Form(native.weight_gradient, platforms=("cpu",), limits=native.limits, worth=native.worth),
+    "cpu": Form(cpu.weight_gradient),
+    "xla": Form(xla.weight_gradient),
+  },
+  table={"cpu": ("native", "cpu")},
 )
 
 

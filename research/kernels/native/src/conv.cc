@@ -6,6 +6,7 @@
 #include "conv.h"
 
 #include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "product.h"
@@ -15,58 +16,123 @@ namespace flagship::FLAGSHIP_TARGET {
 namespace {
 
 constexpr int64_t kTiles = 32;      // of rows, that one piece of columns is multiplied with before the next
+constexpr int64_t kFewOutputs = 4;  // that are summed along vectors of the depth
 constexpr int64_t kNarrow = 16;     // channels below which a pixel's window is copied into one row
 constexpr int64_t kGroups = 16;     // of pixels, or of columns, that a weight gradient is divided into
 constexpr int64_t kSums = 4 << 20;  // numbers in the groups' sums at most
 constexpr int64_t kPixels = 128;    // whose products are summed before the next tile of a weight gradient
 
-// What the pixels of a result read: `positions` rows of `depth` numbers each.
-// Gather(pixel, rows): rows[position · kRows] ← where the row begins, or null for zeros; returns where the result goes.
+// Places of an image after the other, row by row: (image, row, column) without a division for each.
+struct Place {
+  int64_t rows, columns;
+  int64_t image, row, column;
+
+  Place(int64_t rows, int64_t columns, int64_t number)
+      : rows(rows), columns(columns), image(number / (rows * columns)), row(number / columns % rows),
+        column(number % columns) {}
+
+  void Next() {
+    if (++column < columns) return;
+    column = 0;
+    if (++row < rows) return;
+    row = 0;
+    ++image;
+  }
+};
+
+// For outputs that do not fill a vector: Σ over positions and numbers along the vectors, and then within one.
+// `kernel` is (outputs, positions, depth).
+void Dots(const float* const* rows, float* const* out, int64_t tiles, int64_t positions, int64_t depth, int64_t outputs,
+          const float* kernel) {
+  const int64_t whole = depth / kLanes * kLanes;
+  for (int64_t tile = 0; tile < tiles; ++tile, rows += positions * kRows, out += kRows) {
+    for (int64_t o = 0; o < outputs; ++o) {
+      Vec acc[kRows] = {};
+      for (int64_t position = 0; position < positions; ++position) {
+        const float* const* a = rows + position * kRows;
+        const float* b = kernel + (o * positions + position) * depth;
+        for (int64_t c = 0; c < whole; c += kLanes) {
+          const Vec column = Load(b + c);
+#pragma GCC unroll 16
+          for (int m = 0; m < kRows; ++m) acc[m] += Load(a[m] + c) * column;
+        }
+        if (whole < depth) {
+          const Vec column = LoadSome(b + whole, depth - whole);
+          for (int m = 0; m < kRows; ++m) acc[m] += LoadSome(a[m] + whole, depth - whole) * column;
+        }
+      }
+      for (int m = 0; m < kRows; ++m) {
+        float total = 0.0f;
+        for (int lane = 0; lane < kLanes; ++lane) total += acc[m][lane];
+        out[m][o] = total;
+      }
+    }
+  }
+}
+
+// (positions of the kernel, …) → (outputs, positions, depth), for `Dots`.
+Buffer PackDots(const float* kernel, const std::vector<int64_t>& positions, int64_t depth, int64_t outputs, bool turned) {
+  const int64_t count = positions.size();
+  Buffer packed = Allocate(outputs * count * depth);
+  for (int64_t position = 0; position < count; ++position) {
+    const float* from = kernel + positions[position] * depth * outputs;
+    for (int64_t o = 0; o < outputs; ++o) {
+      float* to = packed.get() + (o * count + position) * depth;
+      for (int64_t c = 0; c < depth; ++c) to[c] = turned ? from[o * depth + c] : from[c * outputs + o];
+    }
+  }
+  return packed;
+}
+
+// A result whose pixels each multiply rows of `depth` numbers, one for each of the kernel's `positions`. Pixels are
+// those of (images, rows, columns); gather(place, row): row[position · kRows] ← where the position's numbers begin,
+// which are zeros where it says nothing; it returns where the result goes.
 template <typename Gather>
-void GatherMultiply(const Product& product, int64_t pixels, const Gather& gather, const Pool& pool) {
-  const int64_t blocks = product.blocks(), positions = product.positions, depth = product.depth;
-  const int64_t tiles = Ceil(pixels, kRows);
+void GatherMultiply(const float* kernel, const std::vector<int64_t>& positions, int64_t depth, int64_t outputs,
+                    bool turned, int64_t images, int64_t rows, int64_t columns, const Gather& gather, const Pool& pool) {
+  const int64_t count = positions.size(), pixels = images * rows * columns, tiles = Ceil(pixels, kRows);
+  const bool dots = outputs <= kFewOutputs && depth >= kLanes;
+  const bool copied = !dots && depth < kNarrow && count > 1;
+  Buffer packed = dots ? PackDots(kernel, positions, depth, outputs, turned)
+                       : Pack(kernel, positions, depth, outputs, turned, pool);
+  const Product product{copied ? 1 : count, copied ? count * depth : depth, outputs, packed.get()};
+  const int64_t blocks = dots ? 1 : product.blocks();
   // Enough tasks for every thread; a wide kernel is divided by its columns first, so that it is read once.
   const int64_t groups = std::clamp<int64_t>(tiles / 4, 1, Ceil(tiles, kTiles));
   const int64_t parts = groups >= 8 ? 1 : std::min(blocks, Ceil(8, groups));
   Buffer zeros = Allocate(depth);
   std::fill(zeros.get(), zeros.get() + depth, 0.0f);
-  const bool copied = depth < kNarrow && positions > 1;
-  const Product whole{copied ? 1 : positions, copied ? positions * depth : depth, product.outputs, product.packed};
   pool.Run(groups * parts, [&](int64_t task) {
     const int64_t group = task / parts, part = task % parts;
-    const int64_t first = tiles * group / groups, last = tiles * (group + 1) / groups, count = last - first;
-    std::vector<const float*> rows(count * positions * kRows, zeros.get());
-    std::vector<float*> out(count * kRows);
-    Buffer spare = Allocate(product.outputs);  // where the rows of a last tile go that are no pixels
-    for (int64_t tile = 0; tile < count; ++tile) {
-      for (int m = 0; m < kRows; ++m) {
-        const int64_t pixel = (first + tile) * kRows + m;
-        out[tile * kRows + m] =
-            pixel < pixels ? gather(pixel, rows.data() + tile * positions * kRows + m) : spare.get();
-      }
+    const int64_t first = tiles * group / groups, last = tiles * (group + 1) / groups;
+    std::vector<const float*> read((last - first) * count * kRows, zeros.get());
+    std::vector<float*> out((last - first) * kRows);
+    Buffer spare = Allocate(outputs);  // where the rows of a last tile go that are no pixels
+    Place place(rows, columns, first * kRows);
+    for (int64_t n = 0; n < (last - first) * kRows; ++n, place.Next()) {
+      const int64_t row = n / kRows * count * kRows + n % kRows;
+      out[n] = first * kRows + n < pixels ? gather(place, read.data() + row) : spare.get();
     }
+    if (dots) return Dots(read.data(), out.data(), last - first, count, depth, outputs, packed.get());
     Buffer windows;
-    std::vector<const float*> copies;
     if (copied) {
-      const int64_t width = positions * depth;
-      windows = Allocate(count * kRows * width);
-      copies.resize(count * kRows);
-      for (int64_t tile = 0; tile < count; ++tile) {
-        for (int m = 0; m < kRows; ++m) {
-          float* to = windows.get() + (tile * kRows + m) * width;
-          copies[tile * kRows + m] = to;
-          for (int64_t position = 0; position < positions; ++position, to += depth) {
-            const float* from = rows[(tile * positions + position) * kRows + m];
-            for (int64_t c = 0; c < depth; ++c) to[c] = from[c];
-          }
+      const int64_t width = count * depth;
+      windows = Allocate((last - first) * kRows * width);
+      std::vector<const float*> copies((last - first) * kRows);
+      for (int64_t n = 0; n < (last - first) * kRows; ++n) {
+        float* to = windows.get() + n * width;
+        copies[n] = to;
+        for (int64_t position = 0; position < count; ++position) {
+          const float* from = read[(n / kRows * count + position) * kRows + n % kRows];
+          for (int64_t c = 0; c < depth; ++c) *to++ = from[c];
         }
       }
+      read = std::move(copies);
     }
-    const float* const* read = copied ? copies.data() : rows.data();
     for (int64_t block = blocks * part / parts; block < blocks * (part + 1) / parts; ++block) {
-      for (int64_t tile = 0; tile < count; tile += kTiles) {
-        whole.Run(read + tile * whole.positions * kRows, out.data() + tile * kRows, std::min(kTiles, count - tile), block);
+      for (int64_t tile = 0; tile < last - first; tile += kTiles) {
+        product.Run(read.data() + tile * product.positions * kRows, out.data() + tile * kRows,
+                    std::min(kTiles, last - first - tile), block);
       }
     }
   });
@@ -76,25 +142,19 @@ void GatherMultiply(const Product& product, int64_t pixels, const Gather& gather
 
 void ConvForward(const ConvShape& s, const float* x, const float* kernel, float* y, const Pool& pool) {
   if (WinogradPays(s, false)) return WinogradForward(s, x, kernel, false, y, pool);
-  const int64_t positions = s.kernel_height * s.kernel_width;
-  std::vector<int64_t> all(positions);
-  for (int64_t position = 0; position < positions; ++position) all[position] = position;
-  Buffer packed = Pack(kernel, all, s.channels, s.outputs, false, pool);
-  const Product product{positions, s.channels, s.outputs, packed.get()};
+  std::vector<int64_t> positions(s.kernel_height * s.kernel_width);
+  std::iota(positions.begin(), positions.end(), 0);
   GatherMultiply(
-      product, s.batch * s.out_height * s.out_width,
-      [&](int64_t pixel, const float** rows) {
-        const int64_t column = pixel % s.out_width, row = pixel / s.out_width % s.out_height;
-        const float* image = x + pixel / (s.out_width * s.out_height) * s.height * s.width * s.channels;
-        const int64_t top = row * s.stride_y - s.low_y, left = column * s.stride_x - s.low_x;
-        for (int64_t p = 0; p < s.kernel_height; ++p) {
-          if (top + p < 0 || top + p >= s.height) continue;
-          for (int64_t q = 0; q < s.kernel_width; ++q) {
-            if (left + q < 0 || left + q >= s.width) continue;
-            rows[(p * s.kernel_width + q) * kRows] = image + ((top + p) * s.width + left + q) * s.channels;
+      kernel, positions, s.channels, s.outputs, false, s.batch, s.out_height, s.out_width,
+      [&](const Place& place, const float** read) {
+        const float* image = x + place.image * s.height * s.width * s.channels;
+        const int64_t top = place.row * s.stride_y - s.low_y, left = place.column * s.stride_x - s.low_x;
+        for (int64_t p = std::max<int64_t>(0, -top); p < std::min(s.kernel_height, s.height - top); ++p) {
+          for (int64_t q = std::max<int64_t>(0, -left); q < std::min(s.kernel_width, s.width - left); ++q) {
+            read[(p * s.kernel_width + q) * kRows] = image + ((top + p) * s.width + left + q) * s.channels;
           }
         }
-        return y + pixel * s.outputs;
+        return y + ((place.image * s.out_height + place.row) * s.out_width + place.column) * s.outputs;
       },
       pool);
 }
@@ -108,41 +168,34 @@ void ConvInputGradient(const ConvShape& s, const float* g, const float* kernel, 
       const int64_t first_column = ((phase_x - s.low_x) % s.stride_x + s.stride_x) % s.stride_x;
       if (first_row >= s.height || first_column >= s.width) continue;
       const int64_t rows = Ceil(s.height - first_row, s.stride_y), columns = Ceil(s.width - first_column, s.stride_x);
-      std::vector<int64_t> positions, down, right;
+      std::vector<int64_t> positions, down, right;  // of the kernel, and how far from its pixel each one's output is
       for (int64_t p = phase_y; p < s.kernel_height; p += s.stride_y) {
         for (int64_t q = phase_x; q < s.kernel_width; q += s.stride_x) {
           positions.push_back(p * s.kernel_width + q);
-          down.push_back(p);
-          right.push_back(q);
+          down.push_back((first_row + s.low_y - p) / s.stride_y);
+          right.push_back((first_column + s.low_x - q) / s.stride_x);
         }
       }
       const int64_t count = positions.size();
+      const auto pixel = [&](const Place& place) {
+        const int64_t row = first_row + place.row * s.stride_y, column = first_column + place.column * s.stride_x;
+        return x + ((place.image * s.height + row) * s.width + column) * s.channels;
+      };
       if (count == 0) {
-        for (int64_t pixel = 0; pixel < s.batch * rows * columns; ++pixel) {
-          const int64_t row = first_row + pixel / columns % rows * s.stride_y;
-          const int64_t column = first_column + pixel % columns * s.stride_x;
-          float* to = x + ((pixel / (rows * columns) * s.height + row) * s.width + column) * s.channels;
-          std::fill(to, to + s.channels, 0.0f);
-        }
+        Place place(rows, columns, 0);
+        for (; place.image < s.batch; place.Next()) std::fill_n(pixel(place), s.channels, 0.0f);
         continue;
       }
-      Buffer packed = Pack(kernel, positions, s.outputs, s.channels, true, pool);
-      const Product product{count, s.outputs, s.channels, packed.get()};
       GatherMultiply(
-          product, s.batch * rows * columns,
-          [&](int64_t pixel, const float** read) {
-            const int64_t row = first_row + pixel / columns % rows * s.stride_y;
-            const int64_t column = first_column + pixel % columns * s.stride_x;
-            const int64_t image = pixel / (rows * columns);
-            const float* from = g + image * s.out_height * s.out_width * s.outputs;
+          kernel, positions, s.outputs, s.channels, true, s.batch, rows, columns,
+          [&](const Place& place, const float** read) {
+            const float* from = g + place.image * s.out_height * s.out_width * s.outputs;
             for (int64_t position = 0; position < count; ++position) {
-              const int64_t over = row + s.low_y - down[position], beside = column + s.low_x - right[position];
-              if (over < 0 || beside < 0) continue;
-              const int64_t i = over / s.stride_y, j = beside / s.stride_x;
-              if (i >= s.out_height || j >= s.out_width) continue;
+              const int64_t i = place.row + down[position], j = place.column + right[position];
+              if (i < 0 || j < 0 || i >= s.out_height || j >= s.out_width) continue;
               read[position * kRows] = from + (i * s.out_width + j) * s.outputs;
             }
-            return x + ((image * s.height + row) * s.width + column) * s.channels;
+            return pixel(place);
           },
           pool);
     }
@@ -181,10 +234,10 @@ void ConvWeightGradient(const ConvShape& s, const float* x, const float* g, floa
     const int64_t begin = pixels * group / groups, end = pixels * (group + 1) / groups;
     for (int64_t start = begin; start < end; start += kPixels) {
       const int64_t count = std::min(kPixels, end - start);
-      for (int64_t n = 0; n < count; ++n) {
-        const int64_t pixel = start + n, column = pixel % s.out_width, row = pixel / s.out_width % s.out_height;
-        const float* image = x + pixel / (s.out_width * s.out_height) * s.height * s.width * s.channels;
-        const int64_t top = row * s.stride_y - s.low_y, left = column * s.stride_x - s.low_x;
+      Place place(s.out_height, s.out_width, start);
+      for (int64_t n = 0; n < count; ++n, place.Next()) {
+        const float* image = x + place.image * s.height * s.width * s.channels;
+        const int64_t top = place.row * s.stride_y - s.low_y, left = place.column * s.stride_x - s.low_x;
         for (int64_t p = 0; p < s.kernel_height; ++p) {
           for (int64_t q = 0; q < s.kernel_width; ++q) {
             const bool inside = top + p >= 0 && top + p < s.height && left + q >= 0 && left + q < s.width;
