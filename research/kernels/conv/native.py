@@ -1,4 +1,4 @@
-"""The three operations in C++ (`kernels/native`): rows of the image times packed columns, and Winograd's F(2×2, 3×3)."""
+"""The three operations in C++ (`kernels/native`): gathered rows times packed columns, and Winograd's F(2×2, 3×3)."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -40,7 +40,7 @@ def main() -> int:
         define = [f"-DFLAGSHIP_TARGET={name}"] if name else []
         command = [compiler, *OPTIONS, *options, *define, *includes, "-c", str(source), "-o", objects[-1]]
         running.append(subprocess.Popen(command))
-    if any([process.wait() for process in running]):  # a list: all are waited for
+    if sum(process.wait() != 0 for process in running):  # not any(): all are waited for
       print("native: g++ failed, so operations have XLA's forms", file=sys.stderr)
       return 1
     library = str(Path(folder) / "library.so")

@@ -9,6 +9,7 @@
 #include <numeric>
 #include <vector>
 
+#include "place.h"
 #include "product.h"
 #include "winograd.h"
 
@@ -18,27 +19,6 @@ namespace {
 constexpr int64_t kTiles = 32;      // of rows, that one piece of columns is multiplied with before the next
 constexpr int64_t kFewOutputs = 4;  // that are summed along vectors of the depth
 constexpr int64_t kNarrow = 16;     // channels below which a pixel's window is copied into one row
-constexpr int64_t kGroups = 16;     // of pixels, or of columns, that a weight gradient is divided into
-constexpr int64_t kSums = 4 << 20;  // numbers in the groups' sums at most
-constexpr int64_t kPixels = 128;    // whose products are summed before the next tile of a weight gradient
-
-// Places of an image after the other, row by row: (image, row, column) without a division for each.
-struct Place {
-  int64_t rows, columns;
-  int64_t image, row, column;
-
-  Place(int64_t rows, int64_t columns, int64_t number)
-      : rows(rows), columns(columns), image(number / (rows * columns)), row(number / columns % rows),
-        column(number % columns) {}
-
-  void Next() {
-    if (++column < columns) return;
-    column = 0;
-    if (++row < rows) return;
-    row = 0;
-    ++image;
-  }
-};
 
 // For outputs that do not fill a vector: Σ over positions and numbers along the vectors, and then within one.
 // `kernel` is (outputs, positions, depth).
@@ -200,116 +180,6 @@ void ConvInputGradient(const ConvShape& s, const float* g, const float* kernel, 
           pool);
     }
   }
-}
-
-void ConvWeightGradient(const ConvShape& s, const float* x, const float* g, float* kernel, const Pool& pool) {
-  if (WinogradPays(s, true)) return WinogradWeightGradient(s, x, g, kernel, pool);
-  const int64_t positions = s.kernel_height * s.kernel_width, pixels = s.batch * s.out_height * s.out_width;
-  // The wider side is read as vectors, and the other's numbers one by one.
-  const bool turned = s.outputs < s.channels && s.outputs < kColumns;
-  const bool copied = s.channels < kRows && positions > 1 && !turned;
-  const int64_t places = copied ? 1 : positions;
-  const int64_t single = turned ? s.outputs : copied ? positions * s.channels : s.channels;
-  const int64_t wide = turned ? s.channels : s.outputs;
-  const int64_t size = positions * s.channels * s.outputs;
-  // The pixels are divided into groups whose sums are added at the end, and what is left of the tasks by columns.
-  const int64_t blocks = Ceil(wide, kColumns);
-  const int64_t most = std::max<int64_t>(1, kSums / size);
-  const int64_t groups = std::clamp<int64_t>(pixels / (4 * kPixels), 1, std::min(kGroups, most));
-  const int64_t parts = std::min(blocks, Ceil(kGroups, groups));
-  Buffer sums = groups > 1 ? Allocate(groups * size) : nullptr;
-  Buffer zeros = Allocate(s.channels);
-  std::fill(zeros.get(), zeros.get() + s.channels, 0.0f);
-
-  pool.Run(groups * parts, [&](int64_t task) {
-    const int64_t group = task / parts, part = task % parts;
-    const int64_t first_block = blocks * part / parts, last_block = blocks * (part + 1) / parts;
-    // (places, single, columns of this task), as the tiles have it
-    const int64_t own = last_block - first_block;
-    Buffer total = Allocate(places * single * own * kColumns);
-    std::fill(total.get(), total.get() + places * single * own * kColumns, 0.0f);
-    Buffer panel = Allocate(kPixels * kColumns);
-    Buffer windows = copied ? Allocate(kPixels * single) : nullptr;
-    std::vector<const float*> reads(positions * kPixels), some(kPixels), vectors(kPixels);
-    const int64_t begin = pixels * group / groups, end = pixels * (group + 1) / groups;
-    for (int64_t start = begin; start < end; start += kPixels) {
-      const int64_t count = std::min(kPixels, end - start);
-      Place place(s.out_height, s.out_width, start);
-      for (int64_t n = 0; n < count; ++n, place.Next()) {
-        const float* image = x + place.image * s.height * s.width * s.channels;
-        const int64_t top = place.row * s.stride_y - s.low_y, left = place.column * s.stride_x - s.low_x;
-        for (int64_t p = 0; p < s.kernel_height; ++p) {
-          for (int64_t q = 0; q < s.kernel_width; ++q) {
-            const bool inside = top + p >= 0 && top + p < s.height && left + q >= 0 && left + q < s.width;
-            reads[(p * s.kernel_width + q) * kPixels + n] =
-                inside ? image + ((top + p) * s.width + left + q) * s.channels : nullptr;
-          }
-        }
-      }
-      if (copied) {
-        for (int64_t n = 0; n < count; ++n) {
-          float* to = windows.get() + n * single;
-          for (int64_t position = 0; position < positions; ++position) {
-            const float* from = reads[position * kPixels + n];
-            for (int64_t c = 0; c < s.channels; ++c) *to++ = from == nullptr ? 0.0f : from[c];
-          }
-        }
-      }
-      for (int64_t block = first_block; block < last_block; ++block) {
-        const int64_t column = block * kColumns, columns = std::min<int64_t>(kColumns, wide - column);
-        if (!turned) {
-          for (int64_t n = 0; n < count; ++n) {
-            CopyPadded(g + (start + n) * s.outputs + column, columns, panel.get() + n * kColumns);
-          }
-        }
-        for (int64_t place = 0; place < places; ++place) {
-          // The pixels of this position that lie in the image.
-          int64_t used = 0;
-          for (int64_t n = 0; n < count; ++n) {
-            const float* read = copied ? windows.get() + n * single : reads[place * kPixels + n];
-            if (read == nullptr) continue;
-            if (turned) {
-              CopyPadded(read + column, columns, panel.get() + used * kColumns);
-              some[used] = g + (start + n) * s.outputs;
-              vectors[used] = panel.get() + used * kColumns;
-            } else {
-              some[used] = read;
-              vectors[used] = panel.get() + n * kColumns;
-            }
-            ++used;
-          }
-          float* to = total.get() + (place * own + block - first_block) * single * kColumns;
-          SumProducts(some.data(), vectors.data(), used, single, to);
-        }
-      }
-    }
-    float* result = groups > 1 ? sums.get() + group * size : kernel;
-    for (int64_t place = 0; place < places; ++place) {
-      for (int64_t block = first_block; block < last_block; ++block) {
-        const float* from = total.get() + (place * own + block - first_block) * single * kColumns;
-        const int64_t column = block * kColumns, columns = std::min<int64_t>(kColumns, wide - column);
-        for (int64_t row = 0; row < single; ++row, from += kColumns) {
-          if (turned) {
-            for (int64_t n = 0; n < columns; ++n) {
-              result[(place * s.channels + column + n) * s.outputs + row] = from[n];
-            }
-          } else {
-            std::copy_n(from, columns, result + (place * single + row) * wide + column);
-          }
-        }
-      }
-    }
-  });
-  if (groups == 1) return;
-  const int64_t pieces = Ceil(size, 4096);
-  pool.Run(pieces, [&](int64_t piece) {
-    const int64_t first = piece * 4096, last = std::min(size, first + 4096);
-    std::copy(sums.get() + first, sums.get() + last, kernel + first);
-    for (int64_t group = 1; group < groups; ++group) {
-      const float* from = sums.get() + group * size;
-      for (int64_t n = first; n < last; ++n) kernel[n] += from[n];
-    }
-  });
 }
 
 }  // namespace flagship::FLAGSHIP_TARGET

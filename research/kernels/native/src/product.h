@@ -15,9 +15,11 @@ namespace flagship::FLAGSHIP_TARGET {
 constexpr int kVectors = 2;                  // of a tile's columns
 constexpr int kColumns = kVectors * kLanes;  // of a tile
 #if defined(__AVX512F__)
-constexpr int kRows = 8;  // of a tile: as many pointers as there are registers for
+constexpr int kRows = 8;     // of a tile: as many pointers as there are registers for
+constexpr int kNumbers = 8;  // of a tile of outer products; divides kLanes
 #else
 constexpr int kRows = 6;
+constexpr int kNumbers = 4;
 #endif
 constexpr int64_t kDepth = 256;   // numbers of a row that are multiplied before the next tile: their columns stay in L1
 
@@ -126,59 +128,91 @@ inline Buffer Pack(const float* kernel, const std::vector<int64_t>& positions, i
   return packed;
 }
 
-inline void CopyPadded(const float* from, int64_t count, float* to) {
-  if (count == kColumns) {
-    for (int n = 0; n < kVectors; ++n) Store(to + n * kLanes, Load(from + n * kLanes));
-  } else {
-    std::copy_n(from, count, to);
-    std::fill(to + count, to + kColumns, 0.0f);
+// How far apart the packed pieces of `count` rows lie: a line further than they need, since pieces that begin a multiple
+// of 4 KB from each other would have the same few places in the cache.
+inline int64_t Apart(int64_t count, int64_t piece) { return count * piece + kLanes; }
+
+// Rows of numbers, or parts of them, one beside the other: to (width / kLanes, count, kLanes), pieces Apart(count, kLanes)
+// apart. The last may be partial, and what is then behind it is not written.
+inline void PackNumbers(const float* const* rows, int64_t count, int64_t width, float* to) {
+  for (int64_t c = 0; c < width; c += kLanes, to += Apart(count, kLanes)) {
+    if (c + kLanes <= width) {
+      for (int64_t n = 0; n < count; ++n) Store(to + n * kLanes, Load(rows[n] + c));
+    } else {
+      for (int64_t n = 0; n < count; ++n) StoreSome(to + n * kLanes, LoadSome(rows[n] + c, width - c), width - c);
+    }
   }
 }
 
-// total[m][n] += Σ over pixels of numbers[pixel][m] · vectors[pixel][n], for M values of m.
-template <int M>
-inline void SumProduct(const float* const* numbers, const float* const* vectors, int64_t pixels, int64_t first,
-                       float* total) {
-  Vec acc[M][kVectors];
-#pragma GCC unroll 16
-  for (int m = 0; m < M; ++m) {
-#pragma GCC unroll 4
-    for (int n = 0; n < kVectors; ++n) acc[m][n] = Load(total + m * kColumns + n * kLanes);
+// The same with kColumns numbers for kLanes, and zeros behind the last.
+inline void PackVectors(const float* const* rows, int64_t count, int64_t width, float* to) {
+  for (int64_t c = 0; c < width; c += kColumns, to += Apart(count, kColumns)) {
+    const int64_t have = std::min<int64_t>(kColumns, width - c);
+    for (int64_t n = 0; n < count; ++n) {
+      float* row = to + n * kColumns;
+      if (have == kColumns) {
+        for (int v = 0; v < kColumns; v += kLanes) Store(row + v, Load(rows[n] + c + v));
+      } else {
+        std::copy_n(rows[n] + c, have, row);
+        std::fill(row + have, row + kColumns, 0.0f);
+      }
+    }
   }
-  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-    const float* a = numbers[pixel] + first;
-    const float* b = vectors[pixel];
+}
+
+// total (kNumbers, kColumns) += Σ over rows of numbers(row) ⊗ vectors[row].
+template <typename Numbers>
+inline void SumTile(const Numbers& numbers, const float* vectors, int64_t count, float* total) {
+  Vec acc[kNumbers][kVectors];
+#pragma GCC unroll 16
+  for (int m = 0; m < kNumbers; ++m) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) acc[m][v] = Load(total + m * kColumns + v * kLanes);
+  }
+  for (int64_t n = 0; n < count; ++n, vectors += kColumns) {
+    const float* a = numbers(n);
     Vec column[kVectors];
 #pragma GCC unroll 4
-    for (int n = 0; n < kVectors; ++n) column[n] = Load(b + n * kLanes);
+    for (int v = 0; v < kVectors; ++v) column[v] = Load(vectors + v * kLanes);
 #pragma GCC unroll 16
-    for (int m = 0; m < M; ++m) {
+    for (int m = 0; m < kNumbers; ++m) {
 #pragma GCC unroll 4
-      for (int n = 0; n < kVectors; ++n) acc[m][n] += a[m] * column[n];
+      for (int v = 0; v < kVectors; ++v) acc[m][v] += a[m] * column[v];
     }
   }
 #pragma GCC unroll 16
-  for (int m = 0; m < M; ++m) {
+  for (int m = 0; m < kNumbers; ++m) {
 #pragma GCC unroll 4
-    for (int n = 0; n < kVectors; ++n) Store(total + m * kColumns + n * kLanes, acc[m][n]);
+    for (int v = 0; v < kVectors; ++v) Store(total + m * kColumns + v * kLanes, acc[m][v]);
   }
 }
 
-// total (single, kColumns) += the sum over pixels of the outer products.
-inline void SumProducts(const float* const* numbers, const float* const* vectors, int64_t pixels, int64_t single,
-                 float* total) {
-  int64_t row = 0;
-  for (; row + kRows <= single; row += kRows) SumProduct<kRows>(numbers, vectors, pixels, row, total + row * kColumns);
-  float* rest = total + row * kColumns;
-  switch (single - row) {
-    case 1: return SumProduct<1>(numbers, vectors, pixels, row, rest);
-    case 2: return SumProduct<2>(numbers, vectors, pixels, row, rest);
-    case 3: return SumProduct<3>(numbers, vectors, pixels, row, rest);
-    case 4: return SumProduct<4>(numbers, vectors, pixels, row, rest);
-    case 5: return SumProduct<5>(numbers, vectors, pixels, row, rest);
-    case 6: return SumProduct<6>(numbers, vectors, pixels, row, rest);
-    case 7: return SumProduct<7>(numbers, vectors, pixels, row, rest);
+// total (width rounded up to kNumbers, kColumns) += Σ over rows of numbers[row] ⊗ vectors[row], packed as above.
+inline void SumProducts(const float* numbers, const float* vectors, int64_t count, int64_t width, float* total) {
+  for (int64_t row = 0; row < width; row += kNumbers, total += kNumbers * kColumns) {
+    const float* a = numbers + row / kLanes * Apart(count, kLanes) + row % kLanes;
+    SumTile([a](int64_t n) { return a + n * kLanes; }, vectors, count, total);
   }
+}
+
+// The same with rows of numbers where they lie; kNumbers divides the width.
+inline void SumProducts(const float* const* numbers, const float* vectors, int64_t count, int64_t width, float* total) {
+  for (int64_t row = 0; row < width; row += kNumbers, total += kNumbers * kColumns) {
+    SumTile([numbers, row](int64_t n) { return numbers[n] + row; }, vectors, count, total);
+  }
+}
+
+// From groups of sums of `size` numbers each to one, in the groups' order.
+inline void AddGroups(const float* sums, int64_t groups, int64_t size, float* result, const Pool& pool) {
+  constexpr int64_t kPiece = 4096;
+  pool.Run(Ceil(size, kPiece), [&](int64_t piece) {
+    const int64_t first = piece * kPiece, last = std::min(size, first + kPiece);
+    std::copy(sums + first, sums + last, result + first);
+    for (int64_t group = 1; group < groups; ++group) {
+      const float* from = sums + group * size;
+      for (int64_t n = first; n < last; ++n) result[n] += from[n];
+    }
+  });
 }
 
 }  // namespace flagship::FLAGSHIP_TARGET

@@ -29,7 +29,9 @@ struct Squares {
 };
 
 // v (16 points, step) ← Bᵀ d B of the 4×4 numbers that a square reads, `channels` numbers at each point; zeros outside.
-inline void TransformInput(const Squares& s, const float* x, int64_t square, const float* zeros, float* v, int64_t step) {
+// `apart` is how far from each other vectors of kLanes channels are.
+inline void TransformInput(const Squares& s, const float* x, int64_t square, const float* zeros, float* v, int64_t step,
+                           int64_t apart = kLanes) {
   const int64_t column = square % s.columns, row = square / s.columns % s.rows;
   const float* image = x + square / (s.columns * s.rows) * s.height * s.width * s.channels;
   const int64_t top = 2 * row - s.low_y, left = 2 * column - s.low_x;
@@ -52,10 +54,11 @@ inline void TransformInput(const Squares& s, const float* x, int64_t square, con
     }
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      store(v + (4 * i + 0) * step + c, t[i][0] - t[i][2]);
-      store(v + (4 * i + 1) * step + c, t[i][1] + t[i][2]);
-      store(v + (4 * i + 2) * step + c, t[i][2] - t[i][1]);
-      store(v + (4 * i + 3) * step + c, t[i][1] - t[i][3]);
+      float* to = v + 4 * i * step + c / kLanes * apart;
+      store(to, t[i][0] - t[i][2]);
+      store(to + step, t[i][1] + t[i][2]);
+      store(to + 2 * step, t[i][2] - t[i][1]);
+      store(to + 3 * step, t[i][1] - t[i][3]);
     }
   };
   int64_t c = 0;
@@ -93,8 +96,9 @@ inline void TransformOutput(const float* m, int64_t step, int64_t outputs, float
   }
 }
 
-// z (16 points, step) ← A g Aᵀ of the 2×2 gradients of a square; those without a place are null.
-inline void TransformGradient(const float* const (&g)[2][2], int64_t outputs, float* z, int64_t step) {
+// z (16 points, step) ← A g Aᵀ of the 2×2 gradients of a square; those without a place are null. `apart` is how far
+// from each other blocks of kColumns outputs are.
+inline void TransformGradient(const float* const (&g)[2][2], int64_t outputs, float* z, int64_t step, int64_t apart) {
   const auto transform = [&](int64_t o, auto load, auto store) {
     Vec t[4][2];
 #pragma GCC unroll 2
@@ -108,10 +112,11 @@ inline void TransformGradient(const float* const (&g)[2][2], int64_t outputs, fl
     }
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      store(z + (4 * i + 0) * step + o, t[i][0]);
-      store(z + (4 * i + 1) * step + o, t[i][0] + t[i][1]);
-      store(z + (4 * i + 2) * step + o, t[i][0] - t[i][1]);
-      store(z + (4 * i + 3) * step + o, -t[i][1]);
+      float* to = z + 4 * i * step + o / kColumns * apart + o % kColumns;
+      store(to, t[i][0]);
+      store(to + step, t[i][0] + t[i][1]);
+      store(to + 2 * step, t[i][0] - t[i][1]);
+      store(to + 3 * step, -t[i][1]);
     }
   };
   int64_t o = 0;
@@ -268,41 +273,42 @@ void WinogradWeightGradient(const ConvShape& s, const float* x, const float* g, 
   const Squares squares{s.batch, Ceil(s.out_height, 2), Ceil(s.out_width, 2), s.height, s.width, s.channels,
                         s.low_y, s.low_x};
   const int64_t size = s.channels * s.outputs, blocks = Ceil(s.outputs, kColumns);
-  const int64_t fitting = kBytesAtOnce / (kPoints * (s.channels + kColumns) * static_cast<int64_t>(sizeof(float)));
+  const int64_t padded = Ceil(s.channels, kLanes) * kLanes;
+  const int64_t fitting = kBytesAtOnce / (kPoints * (padded + kColumns) * static_cast<int64_t>(sizeof(float)));
   const int64_t at_once = std::max<int64_t>(fitting, kLeastAtOnce);
   const int64_t most = std::max<int64_t>(1, kSums / (kPoints * size));
   const int64_t groups = std::clamp<int64_t>(Ceil(squares.count(), 2 * at_once), 1, std::min(kGroups, most));
   const int64_t parts = std::min(blocks, Ceil(kGroups, groups));
-  Buffer sums = Allocate(groups * kPoints * blocks * s.channels * kColumns);
+  const int64_t of_block = kPoints * padded * kColumns;
+  Buffer sums = Allocate(groups * blocks * of_block);  // (groups, blocks, points, padded channels, kColumns)
   Buffer zeros = Allocate(s.channels);
   std::fill(zeros.get(), zeros.get() + s.channels, 0.0f);
-  // sums: (groups, blocks, points, C, kColumns)
-  const int64_t of_block = kPoints * s.channels * kColumns;
   pool.Run(groups * parts, [&](int64_t task) {
     const int64_t group = task / parts, part = task % parts;
-    const int64_t first_block = blocks * part / parts, last_block = blocks * (part + 1) / parts;
-    float* const total = sums.get() + group * blocks * of_block;
-    std::fill(total + first_block * of_block, total + last_block * of_block, 0.0f);
+    const int64_t first_block = blocks * part / parts, own = blocks * (part + 1) / parts - first_block;
+    const int64_t first = first_block * kColumns, columns = std::min(own * kColumns, s.outputs - first);
+    float* const total = sums.get() + (group * blocks + first_block) * of_block;
+    std::fill(total, total + own * of_block, 0.0f);
     const int64_t begin = squares.count() * group / groups, end = squares.count() * (group + 1) / groups;
-    const int64_t own = (last_block - first_block) * kColumns, first_column = first_block * kColumns;
-    Buffer read = Allocate(kPoints * at_once * s.channels), slopes = Allocate(kPoints * at_once * own);
-    std::fill(slopes.get(), slopes.get() + kPoints * at_once * own, 0.0f);  // behind the last output they stay so
-    std::vector<const float*> numbers(at_once), vectors(at_once);
+    // As PackNumbers and PackVectors have it, for each point; zeros behind the last channel and output.
+    const int64_t of_numbers = padded / kLanes * Apart(at_once, kLanes), of_vectors = own * Apart(at_once, kColumns);
+    Buffer numbers = Allocate(kPoints * of_numbers), vectors = Allocate(kPoints * of_vectors);
+    if (padded > s.channels) std::fill(numbers.get(), numbers.get() + kPoints * of_numbers, 0.0f);
+    if (own * kColumns > columns) std::fill(vectors.get(), vectors.get() + kPoints * of_vectors, 0.0f);
     for (int64_t start = begin; start < end; start += at_once) {
       const int64_t count = std::min(at_once, end - start);
       for (int64_t n = 0; n < count; ++n) {
-        TransformInput(squares, x, start + n, zeros.get(), read.get() + n * s.channels, at_once * s.channels);
+        TransformInput(squares, x, start + n, zeros.get(), numbers.get() + n * kLanes, of_numbers,
+                       Apart(count, kLanes));
         const float* pixel[2][2];
-        PixelsOf(squares, start + n, g + first_column, s.out_height, s.out_width, s.outputs, pixel);
-        TransformGradient(pixel, std::min(own, s.outputs - first_column), slopes.get() + n * own, at_once * own);
+        PixelsOf(squares, start + n, g + first, s.out_height, s.out_width, s.outputs, pixel);
+        TransformGradient(pixel, columns, vectors.get() + n * kColumns, of_vectors, Apart(count, kColumns));
       }
       for (int point = 0; point < kPoints; ++point) {
-        for (int64_t n = 0; n < count; ++n) numbers[n] = read.get() + (point * at_once + n) * s.channels;
-        for (int64_t block = first_block; block < last_block; ++block) {
-          const float* from = slopes.get() + point * at_once * own + (block - first_block) * kColumns;
-          for (int64_t n = 0; n < count; ++n) vectors[n] = from + n * own;
-          SumProducts(numbers.data(), vectors.data(), count, s.channels,
-                      total + block * of_block + point * s.channels * kColumns);
+        for (int64_t block = 0; block < own; ++block) {
+          SumProducts(numbers.get() + point * of_numbers,
+                      vectors.get() + point * of_vectors + block * Apart(count, kColumns), count, s.channels,
+                      total + block * of_block + point * padded * kColumns);
         }
       }
     }
@@ -314,7 +320,7 @@ void WinogradWeightGradient(const ConvShape& s, const float* x, const float* g, 
     for (int n = 0; n < kColumns; n += kLanes) {
       Vec point[kPoints];
       for (int i = 0; i < kPoints; ++i) {
-        const float* from = sums.get() + (block * kPoints + i) * s.channels * kColumns + channel * kColumns + n;
+        const float* from = sums.get() + block * of_block + (i * padded + channel) * kColumns + n;
         point[i] = Load(from);
         for (int64_t group = 1; group < groups; ++group) point[i] += Load(from + group * blocks * of_block);
       }
