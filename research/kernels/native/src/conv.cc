@@ -18,6 +18,7 @@ namespace {
 
 constexpr int64_t kTiles = 32;      // of rows, that one piece of columns is multiplied with before the next
 constexpr int64_t kFewOutputs = 4;  // that are summed along vectors of the depth
+constexpr int64_t kSmallImage = 8;  // pixels a side: a noticeable share of what its pixels read lies outside
 constexpr int64_t kNarrow = 16;     // channels below which a pixel's window is copied into one row
 
 // For outputs that do not fill a vector: Σ over positions and numbers along the vectors, and then within one.
@@ -77,6 +78,8 @@ void GatherMultiply(const float* kernel, const std::vector<int64_t>& positions, 
                        : Pack(kernel, positions, depth, outputs, turned, pool);
   const Product product{copied ? 1 : count, copied ? count * depth : depth, outputs, packed.get()};
   const int64_t blocks = dots ? 1 : product.blocks();
+  // Positions outside the image are passed over where a tile's pixels have the same ones outside.
+  const bool images_first = !dots && !copied && images >= kRows && std::min(rows, columns) <= kSmallImage;
   // Enough tasks for every thread; a wide kernel is divided by its columns first, so that it is read once.
   const int64_t groups = std::clamp<int64_t>(tiles / 4, 1, Ceil(tiles, kTiles));
   const int64_t parts = groups >= 8 ? 1 : std::min(blocks, Ceil(8, groups));
@@ -88,10 +91,16 @@ void GatherMultiply(const float* kernel, const std::vector<int64_t>& positions, 
     std::vector<const float*> read((last - first) * count * kRows, zeros.get());
     std::vector<float*> out((last - first) * kRows);
     Buffer spare = Allocate(outputs);  // where the rows of a last tile go that are no pixels
-    Place place(rows, columns, first * kRows);
+    Place place(images, rows, columns, images_first, first * kRows);
     for (int64_t n = 0; n < (last - first) * kRows; ++n, place.Next()) {
       const int64_t row = n / kRows * count * kRows + n % kRows;
       out[n] = first * kRows + n < pixels ? gather(place, read.data() + row) : spare.get();
+    }
+    for (int64_t n = 0; images_first && n < (last - first) * count; ++n) {
+      const float** const rows_of_tile = read.data() + n * kRows;
+      if (std::all_of(rows_of_tile, rows_of_tile + kRows, [&](const float* row) { return row == zeros.get(); })) {
+        rows_of_tile[0] = nullptr;
+      }
     }
     if (dots) return Dots(read.data(), out.data(), last - first, count, depth, outputs, packed.get());
     Buffer windows;
@@ -162,7 +171,7 @@ void ConvInputGradient(const ConvShape& s, const float* g, const float* kernel, 
         return x + ((place.image * s.height + row) * s.width + column) * s.channels;
       };
       if (count == 0) {
-        Place place(rows, columns, 0);
+        Place place(s.batch, rows, columns, false, 0);
         for (; place.image < s.batch; place.Next()) std::fill_n(pixel(place), s.channels, 0.0f);
         continue;
       }

@@ -19,7 +19,7 @@ constexpr int64_t kPixels = 128;    // whose packed rows stay in the cache
 
 // Where each of the kernel's positions reads for some pixels, (positions, kPixels); null outside the image.
 void Reads(const ConvShape& s, const float* x, int64_t start, int64_t count, const float** reads) {
-  Place place(s.out_height, s.out_width, start);
+  Place place(s.batch, s.out_height, s.out_width, false, start);
   for (int64_t n = 0; n < count; ++n, place.Next()) {
     const float* image = x + place.image * s.height * s.width * s.channels;
     const int64_t top = place.row * s.stride_y - s.low_y, left = place.column * s.stride_x - s.low_x;

@@ -25,11 +25,13 @@ constexpr int64_t kDepth = 256;   // numbers of a row that are multiplied before
 
 inline int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// acc[m][n] += Σ over positions and numbers of rows[position][m][number] · columns[position][number][n].
+// acc[m][n] += Σ over positions and numbers of rows[position][m][number] · columns[position][number][n], but for
+// positions whose first row is null.
 template <int N>
 inline void Multiply(const float* const* rows, int64_t positions, int64_t from, int64_t depth, const float* columns,
                      int64_t step, Vec (&acc)[kRows][N]) {
   for (int64_t position = 0; position < positions; ++position, rows += kRows, columns += step) {
+    if (rows[0] == nullptr) continue;
     const float* a[kRows];
     for (int m = 0; m < kRows; ++m) a[m] = rows[m] + from;
     const float* b = columns + from * N * kLanes;
