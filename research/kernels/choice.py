@@ -27,7 +27,7 @@ OPS: dict[str, "Op"] = {}
 _LOG = logging.getLogger(__name__)
 _USED = jax.make_user_context(())  # part of every jit's cache key: another form is another program
 _configured: dict[str, str] = {}  # --kernels, of all threads
-_logged: set[tuple[str, str, str]] = set()
+_logged: set[tuple[str, str]] = set()
 _thread = threading.local()
 
 
@@ -101,8 +101,8 @@ class Op:
         if form.worth is None or form.worth(shapes, dtypes, where, **options):
           return name
         continue
-      if where == platform() and (self.name, name, reason) not in _logged:
-        _logged.add((self.name, name, reason))
+      if where == platform() and (name, reason) not in _logged:
+        _logged.add((name, reason))
         _LOG.warning("kernels: %s does not run as %s: %s", self.name, name, reason)
     return "xla"
 
