@@ -29,7 +29,11 @@ def flagship(dtype: str) -> turns.Run:
   task = adversarial(players, optimizers, Game(LOSSES["non_saturating"]))
   batch = {"image": _images(jax)}
   state = jax.jit(task.init)(jax.random.key(0), batch)
-  step = jax.jit(lambda state, batch: task.step(state, batch, step_key(0, state.step)), donate_argnums=0)
+
+  def step(state, batch):
+    return task.step(state, batch, step_key(0, state.step))
+
+  step = jax.jit(step, donate_argnums=0)
 
   def run(count: int) -> None:
     nonlocal state

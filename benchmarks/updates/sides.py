@@ -80,7 +80,11 @@ def by_flagship(
   params = jax.tree.map(jnp.asarray, place(state.params))
   assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, state.params)
   state = state.replace(params=params)
-  step = jax.jit(lambda state, data: task.step(state, data, step_key(0, state.step)), donate_argnums=0)
+
+  def step(state, data):
+    return task.step(state, data, step_key(0, state.step))
+
+  step = jax.jit(step, donate_argnums=0)
 
   def run(count: int) -> float:
     nonlocal state

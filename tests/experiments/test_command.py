@@ -67,7 +67,7 @@ def test_the_kernels_that_ran_are_told_and_a_run_keeps_them(capsys, tmp_path):
   line = [*QUICK, f"--workdir={tmp_path / 'run'}"]
   assert command.main(CNN, [*line, "--kernels=conv=xla"]) == 0
   out = capsys.readouterr().out
-  assert "cpu: dense.weight_gradient; xla: conv.input_gradient, conv.weight_gradient" in out
+  assert "cpu: dense.weight_gradient; xla: conv, conv.input_gradient, conv.weight_gradient" in out
   kernels = json.loads((tmp_path / "run" / "run.json").read_text())["kernels"]
   assert kernels == {"conv.input_gradient": "xla", "conv.weight_gradient": "xla", "dense.weight_gradient": "cpu"}
   page = (tmp_path / "run" / "report.html").read_text()
