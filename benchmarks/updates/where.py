@@ -4,8 +4,8 @@
   python -m benchmarks.updates.where                 all rows
 
 Each side runs in a process of its own under its profiler (`jax.profiler`, `torch.profiler`). What a JAX program does is
-told by the operation that each compiled instruction stems from; times are summed over threads, so two busy threads count
-twice in both. Profilers slow small operations: the shares are what to read.
+told by the operation that each compiled instruction stems from; times are summed over threads, so two busy threads
+count twice in both. Profilers slow small operations: the shares are what to read.
 """
 
 import argparse
@@ -84,10 +84,7 @@ def by_jax(make) -> dict[str, float]:
 
 def kinds_of(program: str) -> dict[str, str]:
   """{instruction of an optimised program: what it computes}."""
-  bodies = {
-    name: body
-    for name, body in re.findall(r"^(?:ENTRY )?%?([\w.-]+) \(.*?\{\n(.*?)^\}", program, re.MULTILINE | re.DOTALL)
-  }
+  bodies = dict(re.findall(r"^(?:ENTRY )?%?([\w.-]+) \(.*?\{\n(.*?)^\}", program, re.MULTILINE | re.DOTALL))
   found = {}
   for name, line in re.findall(r"^ +(?:ROOT )?%?([\w.-]+) = (.*)$", program, re.MULTILINE):
     if re.search(r" (while|call|conditional)\(", line):
@@ -102,7 +99,7 @@ def kinds_of(program: str) -> dict[str, str]:
       found[name] = "convolution, backward"  # XLA forgets where dilated ones, which gradients are, come from
       continue
     products = [each for each in inside if re.search("conv_general|dot_general", each.rpartition("/")[2])]
-    found[name] = kind(products[-1] if products else named[1] if named else inside[-1] if inside else "moving memory")
+    found[name] = kind(products[-1] if products else named[1] if named else inside[-1] if inside else re.sub(r"[.\d]+$", "", name))
   return found
 
 
