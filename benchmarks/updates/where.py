@@ -99,7 +99,8 @@ def kinds_of(program: str) -> dict[str, str]:
       found[name] = "convolution, backward"  # XLA forgets where dilated ones, which gradients are, come from
       continue
     products = [each for each in inside if re.search("conv_general|dot_general", each.rpartition("/")[2])]
-    found[name] = kind(products[-1] if products else named[1] if named else inside[-1] if inside else re.sub(r"[.\d]+$", "", name))
+    own = named[1] if named else inside[-1] if inside else re.sub(r"[.\d]+$", "", name)
+    found[name] = kind(products[-1] if products else own)
   return found
 
 

@@ -1,4 +1,7 @@
-"""The three operations in C++ (`kernels/native`): gathered rows times packed columns, and Winograd's F(2×2, 3×3)."""
+"""The three operations in C++ (`kernels/native`): gathered rows times packed columns, and Winograd's F(2×2, 3×3).
+
+They compute in float32; bfloat16 is widened before and rounded after.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,8 +17,8 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 def limits(shapes: Sequence[tuple], dtypes: Sequence[Any], platform: str, **options: Any) -> str | None:
   """Why it cannot run on these, or None."""
   del platform, options
-  if any(dtype != jnp.float32 for dtype in dtypes):
-    return f"it takes float32, not {' and '.join(sorted({str(jnp.dtype(dtype)) for dtype in dtypes}))}"
+  if others := {str(jnp.dtype(dtype)) for dtype in dtypes} - {"float32", "bfloat16"}:
+    return f"it takes float32 and bfloat16, not {' and '.join(sorted(others))}"
   if any(0 in shape for shape in shapes):
     return "an operand is empty"
   return native.missing()
@@ -33,29 +36,33 @@ def convolution(x_BHWC: jax.Array, kernel_HWCO: jax.Array, strides, pads: Pads, 
     (have + low + high - k) // s + 1
     for have, k, s, (low, high) in zip(x_BHWC.shape[1:3], kernel_HWCO.shape[:2], strides, pads, strict=True)
   ]
-  shape = jax.ShapeDtypeStruct((x_BHWC.shape[0], *size, kernel_HWCO.shape[3]), x_BHWC.dtype)
-  return native.call("conv_forward", shape, x_BHWC, kernel_HWCO, strides=tuple(strides), lows=_lows(pads))
+  return _call("conv_forward", (x_BHWC.shape[0], *size, kernel_HWCO.shape[3]), x_BHWC, kernel_HWCO, strides, pads)
 
 
 def input_gradient(
   gradient_BHWO: jax.Array, kernel_HWCO: jax.Array, image_size, strides, pads: Pads, precision: Any
 ) -> jax.Array:
   del precision
-  shape = jax.ShapeDtypeStruct((gradient_BHWO.shape[0], *image_size, kernel_HWCO.shape[2]), gradient_BHWO.dtype)
-  return native.call(
-    "conv_input_gradient", shape, gradient_BHWO, kernel_HWCO, strides=tuple(strides), lows=_lows(pads)
-  )
+  shape = (gradient_BHWO.shape[0], *image_size, kernel_HWCO.shape[2])
+  return _call("conv_input_gradient", shape, gradient_BHWO, kernel_HWCO, strides, pads)
 
 
 def weight_gradient(
   x_BHWC: jax.Array, gradient_BHWO: jax.Array, kernel_size, strides, pads: Pads, precision: Any
 ) -> jax.Array:
   del precision
-  shape = jax.ShapeDtypeStruct((*kernel_size, x_BHWC.shape[3], gradient_BHWO.shape[3]), x_BHWC.dtype)
-  return native.call(
-    "conv_weight_gradient", shape, x_BHWC, gradient_BHWO, strides=tuple(strides), lows=_lows(pads)
+  shape = (*kernel_size, x_BHWC.shape[3], gradient_BHWO.shape[3])
+  return _call("conv_weight_gradient", shape, x_BHWC, gradient_BHWO, strides, pads)
+
+
+def _call(name: str, shape: tuple[int, ...], a: jax.Array, b: jax.Array, strides, pads: Pads) -> jax.Array:
+  lows = (pads[0][0], pads[1][0])
+  wide = native.call(
+    name,
+    jax.ShapeDtypeStruct(shape, jnp.float32),
+    a.astype(jnp.float32),
+    b.astype(jnp.float32),
+    strides=tuple(strides),
+    lows=lows,
   )
-
-
-def _lows(pads: Pads) -> tuple[int, int]:
-  return pads[0][0], pads[1][0]
+  return wide.astype(a.dtype)

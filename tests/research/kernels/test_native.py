@@ -32,12 +32,13 @@ CASES = {
 }
 
 
-def resolved(case):
-  """(x, kernel, gradient) in float32, in float64, and (strides, pads, image size, kernel size)."""
+def resolved(case, dtype="float32"):
+  """(x, kernel, gradient) in a dtype, in float64, and (strides, pads, image size, kernel size)."""
   batch, size, channels, kernel, strides, pads = case
-  x, kernel_HWCO = oracle.normal(0, batch, *size, channels[0]), oracle.normal(1, *kernel, *channels)
+  shapes = (batch, *size, channels[0]), kernel + channels
+  x, kernel_HWCO = (oracle.normal(seed, *each, dtype=dtype) for seed, each in enumerate(shapes))
   shape = [(n + low + high - k) // s + 1 for n, k, s, (low, high) in zip(size, kernel, strides, pads, strict=True)]
-  g = oracle.normal(2, batch, *shape, channels[1])
+  g = oracle.normal(2, batch, *shape, channels[1], dtype=dtype)
   ours, exact = zip(x, kernel_HWCO, g, strict=True)
   return ours, exact, (strides, pads, size, kernel)
 
@@ -52,9 +53,13 @@ def operations(ours, how):
   )
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_each_operation_is_its_definition_as_nearly_as_xla_is(case):
-  ours, exact, how = resolved(case)
+@pytest.mark.parametrize(
+  ("case", "dtype"),
+  [*((case, "float32") for case in CASES.values()), (CASES["3x3 by Winograd"], "bfloat16")],
+  ids=[*CASES, "bfloat16"],
+)
+def test_each_operation_is_its_definition_as_nearly_as_xla_is(case, dtype):
+  ours, exact, how = resolved(case, dtype)
   strides, pads, size, kernel = how
   found = {}
   for form in ("native", "xla"):
@@ -66,8 +71,9 @@ def test_each_operation_is_its_definition_as_nearly_as_xla_is(case):
     reference.input_gradient(exact[2], exact[1], size, strides, pads),
     reference.weight_gradient(exact[0], exact[2], kernel, strides, pads),
   )
-  oracle.check(found["native"][:1], found["xla"][:1], expected[:1], "float32")
-  oracle.check(found["native"][1:], found["xla"][1:], expected[1:], "float32", gradient=True)
+  oracle.check(found["native"][:1], found["xla"][:1], expected[:1], dtype)
+  oracle.check(found["native"][1:], found["xla"][1:], expected[1:], dtype, gradient=True)
+  assert {each.dtype for each in found["native"]} == {jnp.dtype(dtype)}
 
 
 @pytest.mark.parametrize("shape", [(7, 3), (2, 65, 40), (1, 1)])
@@ -135,7 +141,7 @@ def traced(dtype=jnp.float32):
   return forms
 
 
-def test_the_table_takes_it_on_one_device_and_for_float32_alone(monkeypatch, caplog):
+def test_the_table_takes_it_on_one_device_and_not_for_every_dtype(monkeypatch, caplog):
   names = ("conv", "conv.input_gradient", "conv.weight_gradient")
   others = dict(zip(names, ("xla", "cpu", "cpu"), strict=True))
   assert traced() == others  # eight devices
@@ -143,10 +149,10 @@ def test_the_table_takes_it_on_one_device_and_for_float32_alone(monkeypatch, cap
   assert traced() == dict.fromkeys(names, "native")
   choice._logged.clear()
   with caplog.at_level(logging.WARNING):
-    assert traced(jnp.bfloat16) == others
-    traced(jnp.bfloat16)
+    assert traced(jnp.float16) == others
+    traced(jnp.float16)
   (told,) = caplog.messages
-  assert told == "kernels: conv does not run as native: it takes float32, not bfloat16"
+  assert told == "kernels: conv does not run as native: it takes float32 and bfloat16, not float16"
 
 
 def test_without_the_library_there_are_the_other_forms_and_one_line(monkeypatch, caplog, tmp_path):
