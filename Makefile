@@ -23,6 +23,7 @@ train: setup
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/clang-format --dry-run -Werror $(wildcard research/kernels/native/src/*) tests/research/kernels/native_check.cc
 
 test: setup
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests

@@ -19,14 +19,15 @@ class Threads : public flagship::Pool {
  public:
   explicit Threads(int count) : count_(count) {}
   int64_t threads() const override { return count_; }
-  void Run(int64_t count, const std::function<void(int64_t)>& task) const override {
-    std::atomic<int64_t> next{0};
-    const auto work = [&] {
-      for (int64_t number; (number = next++) < count;) task(number);
+  void Work(int64_t count, const Worker& worker) const override {
+    std::atomic<int64_t> given{0};
+    const auto next = [&]() -> int64_t {
+      const int64_t number = given++;
+      return number < count ? number : -1;
     };
     std::vector<std::thread> others;
-    for (int n = 1; n < count_; ++n) others.emplace_back(work);
-    work();
+    for (int n = 1; n < count_; ++n) others.emplace_back([&] { worker(next); });
+    worker(next);
     for (auto& each : others) each.join();
   }
 
@@ -57,7 +58,8 @@ double Error(const std::vector<float>& found, const std::vector<double>& exact) 
 }
 
 bool Check(const ConvShape& s) {
-  const size_t of_x = s.batch * s.height * s.width * s.channels, of_y = s.batch * s.out_height * s.out_width * s.outputs;
+  const size_t of_x = s.batch * s.height * s.width * s.channels,
+               of_y = s.batch * s.out_height * s.out_width * s.outputs;
   const size_t of_kernel = s.kernel_height * s.kernel_width * s.channels * s.outputs;
   const auto x = Normal(of_x), kernel = Normal(of_kernel), g = Normal(of_y);
   std::vector<double> y(of_y), to_x(of_x), to_kernel(of_kernel);
@@ -106,7 +108,8 @@ int main(int count, char** arguments) {
   while (done < wanted) {
     ConvShape s{};
     s.batch = Between(1, 11), s.height = Between(1, 23), s.width = Between(1, 23);
-    s.channels = Between(0, 3) ? Between(1, 70) : Between(1, 4), s.outputs = Between(0, 3) ? Between(1, 70) : Between(1, 4);
+    s.channels = Between(0, 3) ? Between(1, 70) : Between(1, 4),
+    s.outputs = Between(0, 3) ? Between(1, 70) : Between(1, 4);
     const bool common = Between(0, 2) == 0;  // what most networks have, and Winograd's way is for
     s.kernel_height = common ? 3 : Between(1, 5), s.kernel_width = common ? 3 : Between(1, 5);
     s.stride_y = common ? 1 : Between(1, 3), s.stride_x = common ? 1 : Between(1, 3);

@@ -11,6 +11,7 @@
 
 #include "place.h"
 #include "product.h"
+#include "window.h"
 #include "winograd.h"
 
 namespace flagship::FLAGSHIP_TARGET {
@@ -52,7 +53,8 @@ void Dots(const float* const* rows, float* const* out, int64_t tiles, int64_t po
 }
 
 // (positions of the kernel, …) → (outputs, positions, depth), for `Dots`.
-Buffer PackDots(const float* kernel, const std::vector<int64_t>& positions, int64_t depth, int64_t outputs, bool turned) {
+Buffer PackDots(const float* kernel, const std::vector<int64_t>& positions, int64_t depth, int64_t outputs,
+                bool turned) {
   const int64_t count = positions.size();
   Buffer packed = Allocate(outputs * count * depth);
   for (int64_t position = 0; position < count; ++position) {
@@ -70,59 +72,73 @@ Buffer PackDots(const float* kernel, const std::vector<int64_t>& positions, int6
 // which are zeros where it says nothing; it returns where the result goes.
 template <typename Gather>
 void GatherMultiply(const float* kernel, const std::vector<int64_t>& positions, int64_t depth, int64_t outputs,
-                    bool turned, int64_t images, int64_t rows, int64_t columns, const Gather& gather, const Pool& pool) {
+                    bool turned, int64_t images, int64_t rows, int64_t columns, const Gather& gather,
+                    const Pool& pool) {
   const int64_t count = positions.size(), pixels = images * rows * columns, tiles = Ceil(pixels, kRows);
   const bool dots = outputs <= kFewOutputs && depth >= kLanes;
-  const bool copied = !dots && depth < kNarrow && count > 1;
   Buffer packed = dots ? PackDots(kernel, positions, depth, outputs, turned)
                        : Pack(kernel, positions, depth, outputs, turned, pool);
-  const Product product{copied ? 1 : count, copied ? count * depth : depth, outputs, packed.get()};
+  const Product product{count, depth, outputs, packed.get()};
   const int64_t blocks = dots ? 1 : product.blocks();
   // Positions outside the image are passed over where a tile's pixels have the same ones outside.
-  const bool images_first = !dots && !copied && images >= kRows && std::min(rows, columns) <= kSmallImage;
+  const bool images_first = !dots && images >= kRows && std::min(rows, columns) <= kSmallImage;
   // Enough tasks for every thread; a wide kernel is divided by its columns first, so that it is read once.
   const int64_t groups = std::clamp<int64_t>(tiles / 4, 1, Ceil(tiles, kTiles));
   const int64_t parts = groups >= 8 ? 1 : std::min(blocks, Ceil(8, groups));
   Buffer zeros = Allocate(depth);
   std::fill(zeros.get(), zeros.get() + depth, 0.0f);
-  pool.Run(groups * parts, [&](int64_t task) {
-    const int64_t group = task / parts, part = task % parts;
-    const int64_t first = tiles * group / groups, last = tiles * (group + 1) / groups;
-    std::vector<const float*> read((last - first) * count * kRows, zeros.get());
-    std::vector<float*> out((last - first) * kRows);
+  pool.Work(groups * parts, [&](const Pool::Next& next) {
+    std::vector<const float*> read;
+    std::vector<float*> out;
     Buffer spare = Allocate(outputs);  // where the rows of a last tile go that are no pixels
-    Place place(images, rows, columns, images_first, first * kRows);
-    for (int64_t n = 0; n < (last - first) * kRows; ++n, place.Next()) {
-      const int64_t row = n / kRows * count * kRows + n % kRows;
-      out[n] = first * kRows + n < pixels ? gather(place, read.data() + row) : spare.get();
-    }
-    for (int64_t n = 0; images_first && n < (last - first) * count; ++n) {
-      const float** const rows_of_tile = read.data() + n * kRows;
-      if (std::all_of(rows_of_tile, rows_of_tile + kRows, [&](const float* row) { return row == zeros.get(); })) {
-        rows_of_tile[0] = nullptr;
+    for (int64_t task; (task = next()) >= 0;) {
+      const int64_t group = task / parts, part = task % parts;
+      const int64_t first = tiles * group / groups, last = tiles * (group + 1) / groups;
+      read.assign((last - first) * count * kRows, zeros.get());
+      out.resize((last - first) * kRows);
+      Place place(images, rows, columns, images_first, first * kRows);
+      for (int64_t n = 0; n < (last - first) * kRows; ++n, place.Next()) {
+        const int64_t row = n / kRows * count * kRows + n % kRows;
+        out[n] = first * kRows + n < pixels ? gather(place, read.data() + row) : spare.get();
       }
-    }
-    if (dots) return Dots(read.data(), out.data(), last - first, count, depth, outputs, packed.get());
-    Buffer windows;
-    if (copied) {
-      const int64_t width = count * depth;
-      windows = Allocate((last - first) * kRows * width);
-      std::vector<const float*> copies((last - first) * kRows);
-      for (int64_t n = 0; n < (last - first) * kRows; ++n) {
-        float* to = windows.get() + n * width;
-        copies[n] = to;
-        for (int64_t position = 0; position < count; ++position) {
-          const float* from = read[(n / kRows * count + position) * kRows + n % kRows];
-          for (int64_t c = 0; c < depth; ++c) *to++ = from[c];
+      for (int64_t n = 0; images_first && n < (last - first) * count; ++n) {
+        const float** const rows_of_tile = read.data() + n * kRows;
+        if (std::all_of(rows_of_tile, rows_of_tile + kRows, [&](const float* row) { return row == zeros.get(); })) {
+          rows_of_tile[0] = nullptr;
         }
       }
-      read = std::move(copies);
-    }
-    for (int64_t block = blocks * part / parts; block < blocks * (part + 1) / parts; ++block) {
-      for (int64_t tile = 0; tile < last - first; tile += kTiles) {
-        product.Run(read.data() + tile * product.positions * kRows, out.data() + tile * kRows,
-                    std::min(kTiles, last - first - tile), block);
+      if (dots) {
+        Dots(read.data(), out.data(), last - first, count, depth, outputs, packed.get());
+        continue;
       }
+      for (int64_t block = blocks * part / parts; block < blocks * (part + 1) / parts; ++block) {
+        for (int64_t tile = 0; tile < last - first; tile += kTiles) {
+          product.Run(read.data() + tile * count * kRows, out.data() + tile * kRows,
+                      std::min(kTiles, last - first - tile), block);
+        }
+      }
+    }
+  });
+}
+
+// With few channels what a pixel reads is copied into one row: its window.
+void ForwardOfWindows(const ConvShape& s, const float* x, const float* kernel, float* y, const Pool& pool) {
+  const int64_t width = s.kernel_height * s.kernel_width * s.channels, pixels = s.batch * s.out_height * s.out_width;
+  Buffer packed = Pack(kernel, {0}, width, s.outputs, false, pool);
+  const Product product{1, width, s.outputs, packed.get()};
+  constexpr int64_t kAtOnce = kTiles * kRows;
+  pool.Work(Ceil(pixels, kAtOnce), [&](const Pool::Next& next) {
+    Buffer windows = Allocate(kAtOnce * width), spare = Allocate(s.outputs);
+    std::fill(windows.get(), windows.get() + kAtOnce * width, 0.0f);
+    std::vector<const float*> read(kAtOnce);
+    std::vector<float*> out(kAtOnce);
+    for (int64_t n = 0; n < kAtOnce; ++n) read[n] = windows.get() + n * width;
+    for (int64_t task; (task = next()) >= 0;) {
+      const int64_t first = task * kAtOnce, count = std::min(kAtOnce, pixels - first), tiles = Ceil(count, kRows);
+      Place place(s.batch, s.out_height, s.out_width, false, first);
+      for (int64_t n = 0; n < count; ++n, place.Next()) CopyWindow(s, x, place, windows.get() + n * width);
+      for (int64_t n = 0; n < kAtOnce; ++n) out[n] = n < count ? y + (first + n) * s.outputs : spare.get();
+      for (int64_t block = 0; block < product.blocks(); ++block) product.Run(read.data(), out.data(), tiles, block);
     }
   });
 }
@@ -131,6 +147,7 @@ void GatherMultiply(const float* kernel, const std::vector<int64_t>& positions, 
 
 void ConvForward(const ConvShape& s, const float* x, const float* kernel, float* y, const Pool& pool) {
   if (WinogradPays(s, false)) return WinogradForward(s, x, kernel, false, y, pool);
+  if (s.channels < kNarrow && s.kernel_height * s.kernel_width > 1) return ForwardOfWindows(s, x, kernel, y, pool);
   std::vector<int64_t> positions(s.kernel_height * s.kernel_width);
   std::iota(positions.begin(), positions.end(), 0);
   GatherMultiply(

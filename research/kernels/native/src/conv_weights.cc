@@ -7,15 +7,16 @@
 #include "conv.h"
 #include "place.h"
 #include "product.h"
+#include "window.h"
 #include "winograd.h"
 
 namespace flagship::FLAGSHIP_TARGET {
 namespace {
 
-constexpr int64_t kGroups = 16;     // of pixels, or of columns, that the work is divided into
-constexpr int64_t kSums = 4 << 20;  // numbers in the groups' sums at most
+constexpr int64_t kGroups = 16;       // of pixels, or of columns, that the work is divided into
+constexpr int64_t kSums = 4 << 20;    // numbers in the groups' sums at most
 constexpr int64_t kPackedBlocks = 4;  // of columns, from which on it pays to pack what the kernel's positions read
-constexpr int64_t kPixels = 128;    // whose packed rows stay in the cache
+constexpr int64_t kPixels = 128;      // whose packed rows stay in the cache
 
 // Where each of the kernel's positions reads for some pixels, (positions, kPixels); null outside the image.
 void Reads(const ConvShape& s, const float* x, int64_t start, int64_t count, const float** reads) {
@@ -29,16 +30,6 @@ void Reads(const ConvShape& s, const float* x, int64_t start, int64_t count, con
         reads[(p * s.kernel_width + q) * kPixels + n] =
             inside ? image + ((top + p) * s.width + left + q) * s.channels : nullptr;
       }
-    }
-  }
-}
-
-// The windows of pixels with few channels, each in one row.
-void CopyWindows(const float* const* reads, int64_t count, int64_t positions, int64_t channels, float* windows) {
-  for (int64_t n = 0; n < count; ++n) {
-    for (int64_t position = 0; position < positions; ++position) {
-      const float* from = reads[position * kPixels + n];
-      for (int64_t c = 0; c < channels; ++c) *windows++ = from == nullptr ? 0.0f : from[c];
     }
   }
 }
@@ -78,10 +69,14 @@ void ConvWeightGradient(const ConvShape& s, const float* x, const float* g, floa
     for (int64_t start = begin; start < end; start += kPixels) {
       const int64_t count = std::min(kPixels, end - start);
       for (int64_t n = 0; n < count; ++n) slopes[n] = g + (start + n) * s.outputs;
-      Reads(s, x, start, count, reads.data());
       if (copied) {
-        CopyWindows(reads.data(), count, positions, s.channels, windows.get());
-        for (int64_t n = 0; n < count; ++n) reads[n] = windows.get() + n * read;
+        Place place(s.batch, s.out_height, s.out_width, false, start);
+        for (int64_t n = 0; n < count; ++n, place.Next()) {
+          reads[n] = windows.get() + n * read;
+          CopyWindow(s, x, place, windows.get() + n * read);
+        }
+      } else {
+        Reads(s, x, start, count, reads.data());
       }
       int64_t packed = 0;  // the gradients' rows that are packed already: all, or none
       for (int64_t place = 0; place < places; ++place) {

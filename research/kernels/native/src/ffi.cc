@@ -1,5 +1,7 @@
 // What XLA calls: operands are checked here, and the work is done by the widest instruction set that the machine has.
 
+#include "xla/ffi/api/ffi.h"
+
 #include <atomic>
 #include <exception>
 #include <string>
@@ -7,7 +9,6 @@
 
 #include "conv.h"
 #include "pool.h"
-#include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
 
@@ -22,34 +23,40 @@ class XlaPool : public Pool {
 
   int64_t threads() const override { return threads_; }
 
-  void Run(int64_t count, const std::function<void(int64_t)>& task) const override {
+  void Work(int64_t count, const Worker& worker) const override {
     struct State {
-      const std::function<void(int64_t)>* task;
+      const Worker* worker;
       int64_t count;
-      std::atomic<int64_t> next{0}, done{0};
-      std::atomic<bool> failed{false};
+      std::atomic<int64_t> next{0};
+      std::atomic<int> inside{0};  // workers that may still look at what the caller has
+      std::atomic<bool> closed{false}, failed{false};
 
-      void Work() {
-        for (int64_t number; (number = next.fetch_add(1)) < count;) {
+      void Enter() {
+        inside.fetch_add(1);
+        if (!closed) {
           try {
-            if (!failed) (*task)(number);
+            (*worker)([this]() -> int64_t {
+              const int64_t number = failed ? count : next.fetch_add(1);
+              return number < count ? number : -1;
+            });
           } catch (...) {
             failed = true;
           }
-          done.fetch_add(1, std::memory_order_acq_rel);
         }
+        inside.fetch_sub(1);
       }
     };
     auto state = std::make_shared<State>();
-    state->task = &task;
+    state->worker = &worker;
     state->count = count;
-    // A helper that comes late finds no number left, and never looks at the task.
     for (int64_t helper = 1; helper < std::min(threads_, count); ++helper) {
-      auto work = [state] { state->Work(); };
-      pool_.Schedule(std::move(work));
+      auto enter = [state] { state->Enter(); };
+      pool_.Schedule(std::move(enter));
     }
-    state->Work();
-    for (int turn = 0; state->done.load(std::memory_order_acquire) < count; ++turn) {
+    state->Enter();
+    // No number is left. A helper that comes late finds the door closed and never looks at the worker.
+    state->closed = true;
+    for (int turn = 0; state->inside > 0; ++turn) {
       if (turn > 1000) std::this_thread::yield();
     }
     if (state->failed) throw std::bad_alloc();
@@ -61,8 +68,8 @@ class XlaPool : public Pool {
 };
 
 bool HasAvx512() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd");
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd");
 }
 
 bool HasAvx2() {
@@ -78,7 +85,8 @@ ffi::Error Wrong(const std::string& what) { return ffi::Error(ffi::ErrorCode::kI
 ffi::Error ShapeOf(ffi::Span<const int64_t> x, ffi::Span<const int64_t> kernel, ffi::Span<const int64_t> y,
                    Numbers strides, Numbers lows, ConvShape& shape) {
   if (strides.size() != 2 || lows.size() != 2) return Wrong("conv: strides and pads are of two axes");
-  shape = {x[0], x[1], x[2], x[3], kernel[0], kernel[1], kernel[3], y[1], y[2], strides[0], strides[1], lows[0], lows[1]};
+  shape = {x[0], x[1], x[2],       x[3],       kernel[0], kernel[1], kernel[3],
+           y[1], y[2], strides[0], strides[1], lows[0],   lows[1]};
   if (kernel[2] != x[3] || y[0] != x[0] || y[3] != kernel[3]) return Wrong("conv: channels or examples differ");
   if (strides[0] < 1 || strides[1] < 1) return Wrong("conv: a stride below 1");
   for (const auto& each : {x, kernel, y}) {
@@ -89,12 +97,12 @@ ffi::Error ShapeOf(ffi::Span<const int64_t> x, ffi::Span<const int64_t> kernel, 
   return ffi::Error::Success();
 }
 
-#define FLAGSHIP_RUN(NAME, ...)                                                \
-  try {                                                                        \
-    HasAvx512() ? avx512::NAME(__VA_ARGS__) : avx2::NAME(__VA_ARGS__);         \
-  } catch (const std::exception& error) {                                      \
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "conv: no memory");  \
-  }                                                                            \
+#define FLAGSHIP_RUN(NAME, ...)                                               \
+  try {                                                                       \
+    HasAvx512() ? avx512::NAME(__VA_ARGS__) : avx2::NAME(__VA_ARGS__);        \
+  } catch (const std::exception& error) {                                     \
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "conv: no memory"); \
+  }                                                                           \
   return ffi::Error::Success()
 
 ffi::Error Forward(ffi::ThreadPool pool, Image x, Image kernel, ffi::Result<Image> y, Numbers strides, Numbers lows) {
@@ -125,14 +133,14 @@ ffi::Error WeightGradient(ffi::ThreadPool pool, Image x, Image g, ffi::Result<Im
 
 #pragma GCC visibility push(default)
 
-#define FLAGSHIP_HANDLER(NAME, FUNCTION)                                                          \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(NAME, flagship::FUNCTION,                                         \
-                                ffi::Ffi::Bind()                                                  \
-                                    .Ctx<ffi::ThreadPool>()                                       \
-                                    .Arg<flagship::Image>()                                       \
-                                    .Arg<flagship::Image>()                                       \
-                                    .Ret<flagship::Image>()                                       \
-                                    .Attr<flagship::Numbers>("strides")                           \
+#define FLAGSHIP_HANDLER(NAME, FUNCTION)                                \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(NAME, flagship::FUNCTION,               \
+                                ffi::Ffi::Bind()                        \
+                                    .Ctx<ffi::ThreadPool>()             \
+                                    .Arg<flagship::Image>()             \
+                                    .Arg<flagship::Image>()             \
+                                    .Ret<flagship::Image>()             \
+                                    .Attr<flagship::Numbers>("strides") \
                                     .Attr<flagship::Numbers>("lows"))
 
 FLAGSHIP_HANDLER(flagship_conv_forward, Forward);

@@ -1,4 +1,4 @@
-// Where a number of a row of pixels is.
+// Where pixels are.
 #pragma once
 
 #include <cstdint>

@@ -10,13 +10,26 @@
 
 namespace flagship {
 
-// Runs task(0) … task(count − 1), each once, on whatever threads there are, and returns when all have ended. Which
-// thread runs which, and in what order, must not matter to the result.
+// Threads that share numbered tasks. Which thread has which, and in what order, must not matter to the result.
 class Pool {
  public:
+  using Next = std::function<int64_t()>;  // the number of a task that nobody has begun, or −1 when there is none
+  using Worker = std::function<void(const Next&)>;
+
   virtual ~Pool() = default;
-  virtual void Run(int64_t count, const std::function<void(int64_t)>& task) const = 0;
   virtual int64_t threads() const = 0;
+
+  // Calls worker once on each thread, or on as many as there are tasks, and returns when all have ended: what a worker
+  // allocates before its first task serves all of its tasks. (One arena of malloc's is shared by all threads.)
+  virtual void Work(int64_t count, const Worker& worker) const = 0;
+
+  // task(0) … task(count − 1), each once.
+  template <typename Task>
+  void Run(int64_t count, const Task& task) const {
+    Work(count, [&task](const Next& next) {
+      for (int64_t number; (number = next()) >= 0;) task(number);
+    });
+  }
 };
 
 struct Free {

@@ -21,7 +21,7 @@ constexpr int kNumbers = 8;  // of a tile of outer products; divides kLanes
 constexpr int kRows = 6;
 constexpr int kNumbers = 4;
 #endif
-constexpr int64_t kDepth = 256;   // numbers of a row that are multiplied before the next tile: their columns stay in L1
+constexpr int64_t kDepth = 256;  // numbers of a row that are multiplied before the next tile: their columns stay in L1
 
 inline int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -77,7 +77,8 @@ struct Product {
               for (int n = 0; n < kVectors; ++n) {
                 const int64_t have = count - n * kLanes;
                 acc[m][n] = have >= kLanes ? Load(to[m] + first + n * kLanes)
-                                           : have > 0 ? LoadSome(to[m] + first + n * kLanes, have) : Vec{};
+                            : have > 0     ? LoadSome(to[m] + first + n * kLanes, have)
+                                           : Vec{};
               }
             }
           }
@@ -100,8 +101,8 @@ struct Product {
 };
 
 // kernel (positions, depth, outputs) → packed columns; with `turned` it is (positions, outputs, depth).
-inline Buffer Pack(const float* kernel, const std::vector<int64_t>& positions, int64_t depth, int64_t outputs, bool turned,
-            const Pool& pool) {
+inline Buffer Pack(const float* kernel, const std::vector<int64_t>& positions, int64_t depth, int64_t outputs,
+                   bool turned, const Pool& pool) {
   const int64_t count = positions.size(), blocks = Ceil(outputs, kColumns);
   Buffer packed = Allocate(blocks * count * depth * kColumns);
   float* const to = packed.get();
@@ -130,12 +131,12 @@ inline Buffer Pack(const float* kernel, const std::vector<int64_t>& positions, i
   return packed;
 }
 
-// How far apart the packed pieces of `count` rows lie: a line further than they need, since pieces that begin a multiple
-// of 4 KB from each other would have the same few places in the cache.
+// How far apart the packed pieces of `count` rows lie: a line further than they need, since pieces that begin a
+// multiple of 4 KB from each other would have the same few places in the cache.
 inline int64_t Apart(int64_t count, int64_t piece) { return count * piece + kLanes; }
 
-// Rows of numbers, or parts of them, one beside the other: to (width / kLanes, count, kLanes), pieces Apart(count, kLanes)
-// apart. The last may be partial, and what is then behind it is not written.
+// Rows of numbers, or parts of them, one beside the other: to (width / kLanes, count, kLanes), pieces Apart(count,
+// kLanes) apart. The last may be partial, and what is then behind it is not written.
 inline void PackNumbers(const float* const* rows, int64_t count, int64_t width, float* to) {
   for (int64_t c = 0; c < width; c += kLanes, to += Apart(count, kLanes)) {
     if (c + kLanes <= width) {

@@ -1,7 +1,4 @@
-// Lavin and Gray 2016, section 4.1, with their matrices. A 2×2 square of outputs reads 4×4 inputs; with
-//   y = Aᵀ [(G k Gᵀ) ⊙ (Bᵀ d B)] A
-// the 16 products are matrix products over channels. The weight gradient is the same trilinear form opened elsewhere:
-//   ∂k = Gᵀ [Σ (Bᵀ d B) ⊙ (A g Aᵀ)] G.
+// The two schedules of Winograd's convolution, and its weight gradient; the formulas are in winograd_transforms.h.
 
 #include "winograd.h"
 
@@ -9,180 +6,111 @@
 #include <vector>
 
 #include "product.h"
+#include "winograd_transforms.h"
 
 namespace flagship::FLAGSHIP_TARGET {
 namespace {
 
-constexpr int kPoints = 16;
 constexpr int64_t kBytesAtOnce = 512 << 10;  // of transformed squares and products that a task holds
 constexpr int64_t kFewSquares = 256;
-constexpr int64_t kLeastAtOnce = 64;         // squares, for a large kernel is read once for each such number
+constexpr int64_t kLeastAtOnce = 64;  // squares, for a large kernel is read once for each such number
 constexpr int64_t kGroups = 16;
 constexpr int64_t kSums = 4 << 20;  // numbers in the groups' sums at most
 
-// The squares of an output, row by row, image after image.
-struct Squares {
-  int64_t batch, rows, columns;  // of the images of squares
-  int64_t height, width, channels;          // of what they read
-  int64_t low_y, low_x;
-  int64_t count() const { return batch * rows * columns; }
+// Squares of a result, from what they read and a kernel that may be turned about.
+struct Forward {
+  Squares squares;
+  const float *from, *kernel;
+  float* to;
+  int64_t height, width, outputs;  // of the result
+  int64_t kernel_channels, kernel_outputs;
+  bool turned;
+
+  int64_t depth() const { return squares.channels; }
+  int64_t blocks() const { return Ceil(outputs, kColumns); }
+  int64_t pieces() const { return Ceil(depth(), kPiece); }
+
+  // A piece of a block's rows, for all points: to + point · step.
+  void Transform(int64_t block, int64_t piece, float* columns, int64_t step) const {
+    TransformKernel(kernel, kernel_channels, kernel_outputs, turned, block, piece * kPiece, columns, step);
+  }
+
+  // For one point: the products of `count` transformed squares with some blocks of columns; out has rows of `row`.
+  void Multiply(const float* read, int64_t count, const float* columns, int64_t row, float* out) const {
+    const int64_t padded = Ceil(count, kRows) * kRows;
+    std::vector<const float*> rows(padded);
+    std::vector<float*> places(padded);
+    for (int64_t n = 0; n < padded; ++n) {
+      rows[n] = read + std::min(n, count - 1) * depth();  // what fills the last tile is thrown away
+      places[n] = out + n * row;
+    }
+    const Product product{1, depth(), row, columns};
+    for (int64_t block = 0; block < product.blocks(); ++block) {
+      product.Run(rows.data(), places.data(), padded / kRows, block);
+    }
+  }
+
+  void Write(int64_t square, int64_t first, int64_t columns, const float* products, int64_t step) const {
+    float* pixel[2][2];
+    PixelsOf(squares, square, to + first, height, width, outputs, pixel);
+    TransformOutput(products, step, columns, pixel);
+  }
+
+  // Some squares at a time, with a kernel that is transformed before.
+  void RunBySquares(const float* zeros, const Pool& pool) const {
+    const int64_t of_columns = blocks() * depth() * kColumns;
+    Buffer columns = Allocate(kPoints * of_columns);
+    pool.Run(blocks() * pieces(), [&](int64_t task) {
+      const int64_t block = task / pieces();
+      Transform(block, task % pieces(), columns.get() + block * depth() * kColumns, of_columns);
+    });
+    const int64_t fitting = kBytesAtOnce / (kPoints * (depth() + outputs) * static_cast<int64_t>(sizeof(float)));
+    const int64_t at_once = Ceil(std::max(fitting, kLeastAtOnce), kRows) * kRows;
+    const int64_t of_read = Apart(at_once, depth()), of_products = Apart(at_once, outputs);
+    pool.Work(Ceil(squares.count(), at_once), [&](const Pool::Next& next) {
+      Buffer read = Allocate(kPoints * of_read), products = Allocate(kPoints * of_products);
+      for (int64_t task; (task = next()) >= 0;) {
+        const int64_t first = task * at_once, count = std::min(at_once, squares.count() - first);
+        for (int64_t n = 0; n < count; ++n) {
+          TransformInput(squares, from, first + n, zeros, read.get() + n * depth(), of_read);
+        }
+        for (int point = 0; point < kPoints; ++point) {
+          Multiply(read.get() + point * of_read, count, columns.get() + point * of_columns, outputs,
+                   products.get() + point * of_products);
+        }
+        for (int64_t n = 0; n < count; ++n) Write(first + n, 0, outputs, products.get() + n * outputs, of_products);
+      }
+    });
+  }
+
+  // All squares at once, a block of columns at a time: each is transformed by the task that needs it, and never leaves
+  // that task's cache.
+  void RunByColumns(const float* zeros, const Pool& pool) const {
+    const int64_t padded = Ceil(squares.count(), kRows) * kRows;
+    const int64_t of_read = Apart(padded, depth()), of_products = Apart(padded, kColumns);
+    const int64_t of_columns = Apart(depth(), kColumns);
+    Buffer read = Allocate(kPoints * of_read);
+    pool.Run(Ceil(squares.count(), kRows), [&](int64_t tile) {
+      for (int64_t n = tile * kRows; n < std::min((tile + 1) * kRows, squares.count()); ++n) {
+        TransformInput(squares, from, n, zeros, read.get() + n * depth(), of_read);
+      }
+    });
+    pool.Work(blocks(), [&](const Pool::Next& next) {
+      Buffer columns = Allocate(kPoints * of_columns), products = Allocate(kPoints * of_products);
+      for (int64_t block; (block = next()) >= 0;) {
+        for (int64_t piece = 0; piece < pieces(); ++piece) Transform(block, piece, columns.get(), of_columns);
+        for (int point = 0; point < kPoints; ++point) {
+          Multiply(read.get() + point * of_read, squares.count(), columns.get() + point * of_columns, kColumns,
+                   products.get() + point * of_products);
+        }
+        const int64_t first = block * kColumns, have = std::min<int64_t>(kColumns, outputs - first);
+        for (int64_t n = 0; n < squares.count(); ++n) {
+          Write(n, first, have, products.get() + n * kColumns, of_products);
+        }
+      }
+    });
+  }
 };
-
-// v (16 points, step) ← Bᵀ d B of the 4×4 numbers that a square reads, `channels` numbers at each point; zeros outside.
-// `apart` is how far from each other vectors of kLanes channels are.
-inline void TransformInput(const Squares& s, const float* x, int64_t square, const float* zeros, float* v, int64_t step,
-                           int64_t apart = kLanes) {
-  const int64_t column = square % s.columns, row = square / s.columns % s.rows;
-  const float* image = x + square / (s.columns * s.rows) * s.height * s.width * s.channels;
-  const int64_t top = 2 * row - s.low_y, left = 2 * column - s.low_x;
-  const float* d[4][4];
-  for (int64_t i = 0; i < 4; ++i) {
-    for (int64_t j = 0; j < 4; ++j) {
-      const bool inside = top + i >= 0 && top + i < s.height && left + j >= 0 && left + j < s.width;
-      d[i][j] = inside ? image + ((top + i) * s.width + left + j) * s.channels : zeros;
-    }
-  }
-  const auto transform = [&](int64_t c, auto load, auto store) {
-    Vec t[4][4];
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      const Vec d0 = load(d[0][j] + c), d1 = load(d[1][j] + c), d2 = load(d[2][j] + c), d3 = load(d[3][j] + c);
-      t[0][j] = d0 - d2;
-      t[1][j] = d1 + d2;
-      t[2][j] = d2 - d1;
-      t[3][j] = d1 - d3;
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      float* to = v + 4 * i * step + c / kLanes * apart;
-      store(to, t[i][0] - t[i][2]);
-      store(to + step, t[i][1] + t[i][2]);
-      store(to + 2 * step, t[i][2] - t[i][1]);
-      store(to + 3 * step, t[i][1] - t[i][3]);
-    }
-  };
-  int64_t c = 0;
-  for (; c + kLanes <= s.channels; c += kLanes) transform(c, Load, Store);
-  if (const int rest = s.channels - c; rest > 0) {
-    transform(
-        c, [rest](const float* from) { return LoadSome(from, rest); },
-        [rest](float* to, Vec value) { StoreSome(to, value, rest); });
-  }
-}
-
-// y (2×2 pixels) ← Aᵀ m A of products m (16 points, step); pixels without a place are null.
-inline void TransformOutput(const float* m, int64_t step, int64_t outputs, float* const (&y)[2][2]) {
-  const auto transform = [&](int64_t o, auto load, auto store) {
-    Vec t[2][4];
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      const Vec m0 = load(m + (0 + j) * step + o), m1 = load(m + (4 + j) * step + o);
-      const Vec m2 = load(m + (8 + j) * step + o), m3 = load(m + (12 + j) * step + o);
-      t[0][j] = m0 + m1 + m2;
-      t[1][j] = m1 - m2 - m3;
-    }
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; ++i) {
-      if (y[i][0] != nullptr) store(y[i][0] + o, t[i][0] + t[i][1] + t[i][2]);
-      if (y[i][1] != nullptr) store(y[i][1] + o, t[i][1] - t[i][2] - t[i][3]);
-    }
-  };
-  int64_t o = 0;
-  for (; o + kLanes <= outputs; o += kLanes) transform(o, Load, Store);
-  if (const int rest = outputs - o; rest > 0) {
-    transform(
-        o, [rest](const float* from) { return LoadSome(from, rest); },
-        [rest](float* to, Vec value) { StoreSome(to, value, rest); });
-  }
-}
-
-// z (16 points, step) ← A g Aᵀ of the 2×2 gradients of a square; those without a place are null. `apart` is how far
-// from each other blocks of kColumns outputs are.
-inline void TransformGradient(const float* const (&g)[2][2], int64_t outputs, float* z, int64_t step, int64_t apart) {
-  const auto transform = [&](int64_t o, auto load, auto store) {
-    Vec t[4][2];
-#pragma GCC unroll 2
-    for (int j = 0; j < 2; ++j) {
-      const Vec g0 = g[0][j] == nullptr ? Vec{} : load(g[0][j] + o);
-      const Vec g1 = g[1][j] == nullptr ? Vec{} : load(g[1][j] + o);
-      t[0][j] = g0;
-      t[1][j] = g0 + g1;
-      t[2][j] = g0 - g1;
-      t[3][j] = -g1;
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      float* to = z + 4 * i * step + o / kColumns * apart + o % kColumns;
-      store(to, t[i][0]);
-      store(to + step, t[i][0] + t[i][1]);
-      store(to + 2 * step, t[i][0] - t[i][1]);
-      store(to + 3 * step, -t[i][1]);
-    }
-  };
-  int64_t o = 0;
-  for (; o + kLanes <= outputs; o += kLanes) transform(o, Load, Store);
-  if (const int rest = outputs - o; rest > 0) {
-    transform(
-        o, [rest](const float* from) { return LoadSome(from, rest); },
-        [rest](float* to, Vec value) { StoreSome(to, value, rest); });
-  }
-}
-
-// Some rows of kernel (3, 3, C, O) → G k Gᵀ as packed columns of a block: to (16, …, depth, kColumns), `step` numbers
-// between points. With `turned`, the kernel of the input gradient: positions turned about, depth O and columns C.
-constexpr int64_t kPiece = 16;  // rows: a cache line of a turned kernel
-
-void TransformKernel(const float* kernel, int64_t channels, int64_t outputs, bool turned, int64_t block, int64_t start,
-                     float* to, int64_t step) {
-  const int64_t depth = turned ? outputs : channels, columns = turned ? channels : outputs, size = channels * outputs;
-  const int64_t first = block * kColumns, have = std::min<int64_t>(kColumns, columns - first);
-  const int64_t rows = std::min(kPiece, depth - start);
-  float k[9][kPiece][kColumns];
-  for (int position = 0; position < 9; ++position) {
-    const float* from = kernel + (turned ? 8 - position : position) * size;
-    for (int64_t row = 0; row < rows; ++row) {
-      if (!turned) std::copy_n(from + (start + row) * outputs + first, have, k[position][row]);
-      std::fill(k[position][row] + have, k[position][row] + kColumns, 0.0f);
-    }
-    for (int64_t n = 0; turned && n < have; ++n) {
-      const float* line = from + (first + n) * outputs + start;
-      for (int64_t row = 0; row < rows; ++row) k[position][row][n] = line[row];
-    }
-  }
-  for (int64_t row = 0; row < rows; ++row) {
-    for (int n = 0; n < kColumns; n += kLanes) {
-      Vec t[4][3];
-      for (int q = 0; q < 3; ++q) {
-        const Vec k0 = Load(k[q][row] + n), k1 = Load(k[3 + q][row] + n), k2 = Load(k[6 + q][row] + n);
-        t[0][q] = k0;
-        t[1][q] = 0.5f * (k0 + k1 + k2);
-        t[2][q] = 0.5f * (k0 - k1 + k2);
-        t[3][q] = k2;
-      }
-      float* place = to + (start + row) * kColumns + n;
-      for (int i = 0; i < 4; ++i, place += 4 * step) {
-        Store(place, t[i][0]);
-        Store(place + step, 0.5f * (t[i][0] + t[i][1] + t[i][2]));
-        Store(place + 2 * step, 0.5f * (t[i][0] - t[i][1] + t[i][2]));
-        Store(place + 3 * step, t[i][2]);
-      }
-    }
-  }
-}
-
-// The four pixels of a square in an image of (height, width, channels), or null where there is none.
-template <typename T>
-inline void PixelsOf(const Squares& s, int64_t square, T* images, int64_t height, int64_t width, int64_t channels,
-                     T* (&pixel)[2][2]) {
-  const int64_t column = square % s.columns, row = square / s.columns % s.rows;
-  T* image = images + square / (s.columns * s.rows) * height * width * channels;
-  for (int64_t i = 0; i < 2; ++i) {
-    for (int64_t j = 0; j < 2; ++j) {
-      const bool inside = 2 * row + i < height && 2 * column + j < width;
-      pixel[i][j] = inside ? image + ((2 * row + i) * width + 2 * column + j) * channels : nullptr;
-    }
-  }
-}
 
 }  // namespace
 
@@ -194,84 +122,30 @@ bool WinogradPays(const ConvShape& s, bool weight_gradient) {
 
 void WinogradForward(const ConvShape& s, const float* from, const float* kernel, bool turned, float* to,
                      const Pool& pool) {
-  const int64_t height = turned ? s.height : s.out_height, width = turned ? s.width : s.out_width;  // of the result
-  const int64_t outputs = turned ? s.channels : s.outputs;
-  const Squares squares{s.batch, Ceil(height, 2), Ceil(width, 2), turned ? s.out_height : s.height,
-                        turned ? s.out_width : s.width, turned ? s.outputs : s.channels,
-                        turned ? 2 - s.low_y : s.low_y, turned ? 2 - s.low_x : s.low_x};
-  const int64_t depth = squares.channels, blocks = Ceil(outputs, kColumns), pieces = Ceil(depth, kPiece);
+  const int64_t height = turned ? s.height : s.out_height, width = turned ? s.width : s.out_width;
+  const int64_t depth = turned ? s.outputs : s.channels;
+  const Squares squares{s.batch,
+                        Ceil(height, 2),
+                        Ceil(width, 2),
+                        turned ? s.out_height : s.height,
+                        turned ? s.out_width : s.width,
+                        depth,
+                        turned ? 2 - s.low_y : s.low_y,
+                        turned ? 2 - s.low_x : s.low_x};
+  const Forward forward{squares,    from,      kernel, to, height, width, turned ? s.channels : s.outputs,
+                        s.channels, s.outputs, turned};
   Buffer zeros = Allocate(depth);
   std::fill(zeros.get(), zeros.get() + depth, 0.0f);
   if (squares.count() <= kFewSquares) {
-    // All squares at once, so that each block of columns is transformed by the task that needs it, and never leaves its
-    // cache.
-    const int64_t padded = Ceil(squares.count(), kRows) * kRows;
-    Buffer read = Allocate(kPoints * padded * depth);
-    pool.Run(padded / kRows, [&](int64_t tile) {
-      for (int64_t n = tile * kRows; n < std::min((tile + 1) * kRows, squares.count()); ++n) {
-        TransformInput(squares, from, n, zeros.get(), read.get() + n * depth, padded * depth);
-      }
-    });
-    pool.Run(blocks, [&](int64_t block) {
-      const int64_t first = block * kColumns, have = std::min<int64_t>(kColumns, outputs - first);
-      Buffer columns = Allocate(kPoints * depth * kColumns), products = Allocate(kPoints * padded * kColumns);
-      for (int64_t piece = 0; piece < pieces; ++piece) {
-        TransformKernel(kernel, s.channels, s.outputs, turned, block, piece * kPiece, columns.get(), depth * kColumns);
-      }
-      std::vector<const float*> rows(padded);
-      std::vector<float*> out(padded);
-      for (int point = 0; point < kPoints; ++point) {
-        for (int64_t n = 0; n < padded; ++n) {
-          rows[n] = n < squares.count() ? read.get() + (point * padded + n) * depth : zeros.get();
-          out[n] = products.get() + (point * padded + n) * kColumns;
-        }
-        Product{1, depth, kColumns, columns.get() + point * depth * kColumns}.Run(rows.data(), out.data(),
-                                                                                  padded / kRows, 0);
-      }
-      for (int64_t n = 0; n < squares.count(); ++n) {
-        float* pixel[2][2];
-        PixelsOf(squares, n, to + first, height, width, outputs, pixel);
-        TransformOutput(products.get() + n * kColumns, padded * kColumns, have, pixel);
-      }
-    });
-    return;
+    forward.RunByColumns(zeros.get(), pool);
+  } else {
+    forward.RunBySquares(zeros.get(), pool);
   }
-  Buffer packed = Allocate(kPoints * blocks * depth * kColumns);
-  pool.Run(blocks * pieces, [&](int64_t task) {
-    const int64_t block = task / pieces;
-    TransformKernel(kernel, s.channels, s.outputs, turned, block, task % pieces * kPiece,
-                    packed.get() + block * depth * kColumns, blocks * depth * kColumns);
-  });
-  const int64_t fitting = kBytesAtOnce / (kPoints * (depth + outputs) * static_cast<int64_t>(sizeof(float)));
-  const int64_t at_once = Ceil(std::max(fitting, kLeastAtOnce), kRows) * kRows;
-  pool.Run(Ceil(squares.count(), at_once), [&](int64_t task) {
-    const int64_t first = task * at_once, count = std::min(at_once, squares.count() - first);
-    const int64_t tiles = Ceil(count, kRows), padded = tiles * kRows;
-    Buffer read = Allocate(kPoints * padded * depth), products = Allocate(kPoints * padded * outputs);
-    for (int64_t n = 0; n < count; ++n) {
-      TransformInput(squares, from, first + n, zeros.get(), read.get() + n * depth, padded * depth);
-    }
-    std::vector<const float*> rows(padded);
-    std::vector<float*> out(padded);
-    for (int point = 0; point < kPoints; ++point) {
-      for (int64_t n = 0; n < padded; ++n) {
-        rows[n] = n < count ? read.get() + (point * padded + n) * depth : zeros.get();
-        out[n] = products.get() + (point * padded + n) * outputs;
-      }
-      const Product product{1, depth, outputs, packed.get() + point * blocks * depth * kColumns};
-      for (int64_t block = 0; block < blocks; ++block) product.Run(rows.data(), out.data(), tiles, block);
-    }
-    for (int64_t n = 0; n < count; ++n) {
-      float* pixel[2][2];
-      PixelsOf(squares, first + n, to, height, width, outputs, pixel);
-      TransformOutput(products.get() + n * outputs, padded * outputs, outputs, pixel);
-    }
-  });
 }
 
 void WinogradWeightGradient(const ConvShape& s, const float* x, const float* g, float* kernel, const Pool& pool) {
-  const Squares squares{s.batch, Ceil(s.out_height, 2), Ceil(s.out_width, 2), s.height, s.width, s.channels,
-                        s.low_y, s.low_x};
+  const Squares squares{s.batch, Ceil(s.out_height, 2), Ceil(s.out_width, 2), s.height, s.width, s.channels, s.low_y,
+                        s.low_x};
   const int64_t size = s.channels * s.outputs, blocks = Ceil(s.outputs, kColumns);
   const int64_t padded = Ceil(s.channels, kLanes) * kLanes;
   const int64_t fitting = kBytesAtOnce / (kPoints * (padded + kColumns) * static_cast<int64_t>(sizeof(float)));

@@ -9,7 +9,8 @@ namespace flagship::FLAGSHIP_TARGET {
 bool WinogradPays(const ConvShape& shape, bool weight_gradient);
 
 // y, or with `turned` the gradient to x of the convolution that `shape` describes: `from` is then g, and `to` is x.
-void WinogradForward(const ConvShape& shape, const float* from, const float* kernel, bool turned, float* to, const Pool&);
+void WinogradForward(const ConvShape& shape, const float* from, const float* kernel, bool turned, float* to,
+                     const Pool&);
 void WinogradWeightGradient(const ConvShape& shape, const float* x, const float* g, float* kernel, const Pool&);
 
 }  // namespace flagship::FLAGSHIP_TARGET
