@@ -38,20 +38,28 @@ class Form:
   Attributes:
     run: (*arrays, **options) → the result.
     platforms: where it can; empty: everywhere.
+    missing: () → why it cannot on this machine, whatever the arrays, or None.
     limits: (shapes, dtypes, platform, **options) → why it cannot, or None; None: it always can.
     worth: the same → whether the table takes it, where it can; None: always. Who asks for it by name gets it anyway.
   """
 
   run: Callable[..., Any]
   platforms: tuple[str, ...] = ()
+  missing: Callable[[], str | None] | None = None
   limits: Callable[..., str | None] | None = None
   worth: Callable[..., bool] | None = None
 
   def supports(self, shapes: Sequence[tuple], dtypes: Sequence[Any], platform: str, **options: Any) -> str | None:
     """Why this form cannot run on arrays of these shapes and dtypes, or None where it can."""
+    if reason := self.absent(platform):
+      return reason
+    return None if self.limits is None else self.limits(shapes, dtypes, platform, **options)
+
+  def absent(self, platform: str) -> str | None:
+    """Why this form cannot run on a platform, whatever the arrays, or None."""
     if self.platforms and platform not in self.platforms:
       return f"it runs on {' and '.join(self.platforms)}, and this is {platform}"
-    return None if self.limits is None else self.limits(shapes, dtypes, platform, **options)
+    return None if self.missing is None else self.missing()
 
 
 class Op:
@@ -157,9 +165,15 @@ def carried(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def configured(written: str) -> Iterator[None]:
-  """Within it, in every thread, operations run as --kernels says. What was traced before it keeps its forms."""
-  before = dict(_configured)
-  _configured.update(parse(written))
+  """Within it, in every thread, operations run as --kernels says. What was traced before it keeps its forms.
+
+  Raises UserError as `parse` does, and for a form that this machine cannot run, whatever the arrays.
+  """
+  before, forms = dict(_configured), parse(written)
+  for name, form in forms.items():
+    if reason := OPS[name].forms[form].absent(platform()):
+      raise UserError(f"flags: --kernels={written}: {name} cannot run as {form}: {reason}")
+  _configured.update(forms)
   try:
     yield
   finally:

@@ -11,6 +11,7 @@ from experiments import command, flags
 from experiments.cnn.__main__ import EXPERIMENT as CNN
 from experiments.linear.__main__ import EXPERIMENT as LINEAR
 from experiments.mlp.__main__ import EXPERIMENT as MLP
+from research.kernels import native
 
 DRAWS_PICTURES = True
 
@@ -61,6 +62,17 @@ def test_what_an_experiment_has_no_use_for_is_refused_and_not_in_help(folder, ca
       kinds = {bool: "true", int: "2", float: "0.5", str: "x"}
       other = kinds[type(leaf.field.default)]
       assert f"flags: --{name} " in refused(capsys, definition, ["preflight", f"--{name}={other}"])
+
+
+def test_kernels_that_cannot_run_here_leave_no_directory(capsys, tmp_path, monkeypatch):
+  monkeypatch.setattr(native, "PATH", tmp_path / "none.so")
+  native.missing.cache_clear()
+  try:
+    assert command.main(CNN, [*QUICK, f"--workdir={tmp_path / 'run'}", "--kernels=conv=native"]) == 2
+  finally:
+    native.missing.cache_clear()
+  assert "conv cannot run as native: it is not compiled" in capsys.readouterr().err
+  assert not (tmp_path / "run").exists()
 
 
 def test_the_kernels_that_ran_are_told_and_a_run_keeps_them(capsys, tmp_path):

@@ -26,7 +26,7 @@ DIMENSIONS = xla.DIMENSIONS
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
-_NATIVE = {"platforms": ("cpu",), "limits": native.limits, "worth": native.worth}
+_NATIVE = {"platforms": ("cpu",), "missing": native.missing, "limits": native.limits, "worth": native.worth}
 _CONVOLUTION = Op(
   "conv",
   forms={"native": Form(native.convolution, **_NATIVE), "xla": Form(xla.convolution)},

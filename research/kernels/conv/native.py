@@ -21,6 +21,11 @@ def limits(shapes: Sequence[tuple], dtypes: Sequence[Any], platform: str, **opti
     return f"it takes float32 and bfloat16, not {' and '.join(sorted(others))}"
   if any(0 in shape for shape in shapes):
     return "an operand is empty"
+  return None
+
+
+def missing() -> str | None:
+  """Why it cannot run here at all, or None."""
   return native.missing()
 
 

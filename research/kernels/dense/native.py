@@ -10,7 +10,7 @@ import jax
 
 from research.kernels.conv import native as conv
 
-limits, worth = conv.limits, conv.worth
+missing, limits, worth = conv.missing, conv.limits, conv.worth
 
 
 def weight_gradient(x: jax.Array, gradient: jax.Array, precision: Any) -> jax.Array:

@@ -91,6 +91,13 @@ def test_a_form_asked_for_by_name_never_falls_back(op):
     op(jnp.zeros(3), form="cpv")
 
 
+def test_a_form_that_this_machine_cannot_run_is_refused_before_anything_is_traced(op):
+  told = "--kernels=fake=cuda_only: fake cannot run as cuda_only: it runs on cuda, and this is cpu"
+  with pytest.raises(UserError, match=told), choice.configured("fake=cuda_only"):
+    pass
+  assert op.asked is None
+
+
 def _used(op, x, **forms):
   with choice.use(**forms):
     return op(x)
