@@ -6,7 +6,7 @@ import os
 
 from benchmarks.updates import sides, turns
 
-BATCH, LATENT, WIDTH, RATE = 64, 64, 64, 2e-4
+BATCH, LATENT, WIDTH, RATE = sides.of_size(64, gpu=1024), 64, 64, 2e-4
 
 
 def flagship(dtype: str) -> turns.Run:
@@ -126,6 +126,8 @@ def torch(dtype: str, channels_last: bool = False) -> turns.Run:
     nn.Conv2d(1, WIDTH, 4, 2, 1), nn.LeakyReLU(0.2, True), nn.Conv2d(WIDTH, 2 * WIDTH, 4, 2, 1, bias=False),
     nn.BatchNorm2d(2 * WIDTH), nn.LeakyReLU(0.2, True), nn.Flatten(), nn.Linear(7 * 7 * 2 * WIDTH, 1),
   )  # fmt: skip
+  torch.set_default_device(sides.torch_device())
+  generator, discriminator = generator.to(sides.torch_device()), discriminator.to(sides.torch_device())
   g_opt, d_opt = (torch.optim.Adam(net.parameters(), RATE, (0.5, 0.999)) for net in (generator, discriminator))
   real, entropy = torch.rand(BATCH, 1, 28, 28) * 2 - 1, nn.BCEWithLogitsLoss()
   ones, zeros = torch.ones(BATCH, 1), torch.zeros(BATCH, 1)
@@ -147,6 +149,8 @@ def torch(dtype: str, channels_last: bool = False) -> turns.Run:
         g_loss = entropy(discriminator(fake), ones)
       g_loss.backward()
       g_opt.step()
+    if sides.GPU:
+      torch.cuda.synchronize()
 
   return run
 
@@ -156,6 +160,6 @@ def _images(jax):
 
 
 ROW = turns.Row(
-  "DCGAN, 64 images of 28×28, width 64, Adam, both networks",
+  f"DCGAN, {BATCH} images of 28×28, width 64, Adam, both networks",
   {**sides.five(flagship, flax, torch), "PyTorch, channels last": lambda: torch("float32", channels_last=True)},
 )

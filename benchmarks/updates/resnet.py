@@ -4,7 +4,7 @@ import numpy as np
 
 from benchmarks.updates import sides, turns
 
-WIDTH, BLOCKS, SIDE, BATCH, CLASSES = 64, (2, 2, 2, 2), 32, 32, 10
+WIDTH, BLOCKS, SIDE, BATCH, CLASSES = 64, (2, 2, 2, 2), 32, sides.of_size(32, gpu=512), 10
 
 
 def weights() -> dict[str, np.ndarray]:
@@ -145,12 +145,16 @@ def torch(dtype: str, channels_last: bool = False) -> turns.Run:
 
   image, label = torch.from_numpy(batch()["image"]).permute(0, 3, 1, 2), torch.from_numpy(batch()["label"]).long()
   image = image.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+  image, label = image.to(sides.torch_device()), label.to(sides.torch_device())
   return sides.by_torch(
     make_model, lambda model: functional.cross_entropy(model(image), label), sides.NESTEROV, dtype=dtype
   )
 
 
 ROW = turns.Row(
-  "ResNet-18, 32 images of 32×32, Nesterov",
-  {**sides.five(flagship, flax, torch), "PyTorch, channels last": lambda: torch("float32", channels_last=True)},
+  f"ResNet-18, {BATCH} images of 32×32, Nesterov",
+  {
+    **sides.five(flagship, flax, torch),
+    "PyTorch, channels last": lambda: torch("float32", channels_last=True),
+  },
 )

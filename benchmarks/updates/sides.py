@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.updates import turns
 
 Params = Any
+GPU = bool(os.environ.get("FLAGSHIP_BENCHMARK_GPU"))  # set by benchmarks.gpu
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,11 @@ class Rule:
 ADAMW = Rule()
 ADAM = Rule("adam", betas=(0.9, 0.999), decay=0.0, clip=0.0)
 NESTEROV = Rule("nesterov", rate=0.01, decay=5e-4, clip=0.0)
+
+
+def of_size(cpu: int, gpu: int) -> int:
+  """A batch that keeps the device busy."""
+  return gpu if GPU else cpu
 
 
 def five(flagship: Callable, flax: Callable, torch: Callable) -> dict[str, Callable[[], turns.Run]]:
@@ -140,27 +146,39 @@ def torch_optimizer(model: Any, rule: Rule = ADAMW) -> Any:
   matrices = [p for p in model.parameters() if p.ndim > 1]
   others = [p for p in model.parameters() if p.ndim <= 1]
   groups = [{"params": matrices, "weight_decay": rule.decay}, {"params": others, "weight_decay": 0.0}]
+  fused = {"fused": True} if GPU else {}
   if rule.name == "nesterov":
-    return torch.optim.SGD(groups, rule.rate, rule.momentum, nesterov=True)
-  return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[rule.name](groups, rule.rate, rule.betas)
+    return torch.optim.SGD(groups, rule.rate, rule.momentum, nesterov=True, **fused)
+  return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[rule.name](groups, rule.rate, rule.betas, **fused)
+
+
+def torch_device() -> str:
+  """The GPU where `benchmarks.gpu` asks for it, and the CPU otherwise."""
+  return "cuda" if GPU else "cpu"
 
 
 def torch_precision(dtype: str) -> contextlib.AbstractContextManager:
   """Autocast for bfloat16, which is what PyTorch's users write."""
   import torch
 
-  return torch.autocast("cpu", torch.bfloat16) if dtype == "bfloat16" else contextlib.nullcontext()
+  return torch.autocast(torch_device(), torch.bfloat16) if dtype == "bfloat16" else contextlib.nullcontext()
 
 
 def by_torch(
-  make_model: Callable[[], Any], loss_of: Callable[[Any], Any], rule: Rule = ADAMW, dtype: str = "float32"
+  make_model: Callable[[], Any],
+  loss_of: Callable[[Any], Any],
+  rule: Rule = ADAMW,
+  dtype: str = "float32",
+  compiled: bool = False,
 ) -> turns.Run:
-  """Eager, on all cores. `loss_of` takes the model."""
+  """Eager or by torch.compile, on all cores or the GPU. `loss_of` takes the model."""
   import torch
 
   torch.set_num_threads(os.cpu_count())
-  model = make_model()
+  model = make_model().to(torch_device())
   optimizer = torch_optimizer(model, rule)
+  if compiled:
+    model = torch.compile(model)
 
   def run(count: int) -> float:
     for _ in range(count):
