@@ -10,7 +10,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from research.kernels import mosaic
+from research.kernels.norm import mosaic
 from research.kernels.norm.tiles import Plan
 
 Carry = TypeVar("Carry")
