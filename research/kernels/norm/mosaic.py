@@ -5,7 +5,6 @@ but plain ones; interpreted kernels have no layouts, so there both are plain.
 """
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ try:
 except AttributeError:  # 0.10.2 has it, and does not export it
   from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams as InterpretParams
 
-_LOAD_INDEX = {"idx": ()} if "idx" in inspect.signature(plgpu.load).parameters else {}  # until 0.11
+_LOAD_INDEX = () if jax.__version_info__ >= (0, 11) else ((),)  # where it is still to be said
 _INTERPRET = jax.make_user_context(None)  # part of every jit's cache key
 
 
@@ -59,7 +58,7 @@ def load(ref: Any, layout: Any = None) -> jax.Array:
   """The array that a ref holds, divided among threads as `layout` says."""
   if layout is None or is_interpreted():
     return ref[...]
-  return plgpu.load(ref, **_LOAD_INDEX, layout=layout, optimized=False)
+  return plgpu.load(ref, *_LOAD_INDEX, layout=layout, optimized=False)
 
 
 def cast(values: jax.Array, layout: Any) -> jax.Array:

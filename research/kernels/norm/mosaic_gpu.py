@@ -39,7 +39,7 @@ SIZES = Tunable(
   "norm",
   "mosaic_gpu",
   default={"kilobytes": 16, "stages": 4, "blocks": 264},  # two blocks for each of an H100's 132 multiprocessors
-  candidates=[{"kilobytes": k, "stages": s, "blocks": b} for k in (8, 16, 32) for s in (2, 3, 4) for b in (132, 264)],
+  candidates=[{"kilobytes": k, "stages": s, "blocks": b} for k in (8, 16, 32) for s in (2, 3, 4) for b in (264, 528)],
   cases={", ".join(map(str, case)): functools.partial(_case, *case) for case in CASES},
 )
 
