@@ -25,17 +25,15 @@ class Block:
     rows: refs (G·N, D) in global memory.
     buffers: for each of them its steps in shared memory, (stages, rows of a step, D).
     arrived: a barrier for each stage.
-    parameters: refs (1 or G, D) in global memory.
-    kept: for each of them its row in shared memory (D,), where `plan.in_pieces`.
+    kept: for each parameter its (D,) in shared memory, where `plan.in_pieces`.
     kept_arrived: their barrier.
-    held: for each of them its row in registers, elsewhere.
+    held: for each parameter its (D,) in registers, elsewhere.
   """
 
   plan: Plan
   rows: Sequence[Any]
   buffers: Sequence[Any]
   arrived: Any
-  parameters: Sequence[Any]
   kept: Sequence[Any] = ()
   kept_arrived: Any = None
   held: Sequence[jax.Array] = ()
@@ -125,7 +123,7 @@ def launch(
     held = [] if keeps else [mosaic.load(ref, plan.tile.column_layout) for ref in own]
     for ref, row in zip(own, kept, strict=False):
       mosaic.copy(ref, row, kept_arrived[0])
-    block = Block(plan, row_refs, buffers, arrived, own, kept, kept_arrived[0] if keeps else None, held)
+    block = Block(plan, row_refs, buffers, arrived, kept, kept_arrived[0] if keeps else None, held)
     body(block, other_refs, output_refs)
 
   grid = {"groups": groups, "blocks": plan.blocks}
