@@ -5,6 +5,7 @@ import math
 import re
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from research import aot
 from research.kernels.norm import norm
+from research.models.language_model import LanguageModel
+from research.models.transformer_config import Config
 
 pytestmark = pytest.mark.aot
 
@@ -146,3 +149,19 @@ def test_eight_gpus_have_their_own_rows_and_add_up_the_sums():
   assert not any(each in found.text for each in ("all-gather", "all-to-all") for found in (forward, backward))
   assert "all-reduce" in backward.text
   assert "all-reduce" not in forward.text
+
+
+def test_a_language_model_on_eight_gpus_gathers_nothing():
+  """Norms inside a scan over layers that recomputes them, as training has them, under jit."""
+  config = Config(layers=3, width=512, heads=4, dtype="bfloat16", remat="full")
+  network = LanguageModel(config, 1000, 64)
+  tokens = jax.ShapeDtypeStruct((BATCH, 64), jnp.int32)
+  params = jax.eval_shape(lambda tokens: nn.unbox(network.init(jax.random.key(0), tokens, train=False)), tokens)
+
+  def loss(params, tokens):
+    return jax.tree.leaves(network.apply(params, tokens, train=False))[0].astype(jnp.float32).mean()
+
+  found = compiled(jax.grad(loss), params, tokens, devices=8)
+  assert found.kernels == 8  # forward, again, and backward of a layer's two; forward and backward of the last
+  assert "all-reduce" in found.text
+  assert "all-gather" not in found.text
