@@ -30,9 +30,9 @@ from research.kernels.attention import attention
 from research.kernels.conv import convolution
 from research.kernels.conv_transpose import conv_transpose
 from research.kernels.dense import product
-from research.kernels.layer_norm import layer_norm
 from research.kernels.linear_cross_entropy import linear_cross_entropy
 from research.kernels.max_over_time import greatest
+from research.kernels.norm import norm
 
 SAME = ((1, 1), (1, 1))
 
@@ -102,11 +102,11 @@ CASES = {
     lambda x, kernel: x @ kernel,
     ((12, 64, 128), (128, 512)),
   ),
-  "layer_norm": Case(
-    "12 texts of 64 tokens, width 128",
-    lambda x, scale, bias: layer_norm(x, scale, bias, 1e-5),
+  "norm": Case(
+    "64 images of 64 patches, width 192",
+    lambda x, scale, bias: norm(x, scale, bias, kind="layer", epsilon=1e-5),
     normalised,
-    ((12, 64, 128), (128,), (128,)),
+    ((64, 64, 192), (192,), (192,)),
   ),
   "max_over_time": Case(
     "64 texts of 100 words, width 128, 100 filters over 5 words",

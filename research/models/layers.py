@@ -29,7 +29,7 @@ from research.errors import UserError
 from research.kernels.conv import convolve
 from research.kernels.conv_transpose import conv_transpose as transposed_convolution
 from research.kernels.dense import dot_general
-from research.kernels.layer_norm import layer_norm
+from research.kernels.norm import norm
 
 DType = Any  # a jax dtype or its name, "float32" or "bfloat16"
 Initializer = Callable[..., jax.Array]
@@ -155,7 +155,7 @@ class Norm(nn.Module):
 
   batch: Ioffe and Szegedy 2015; running statistics (momentum 0.9) live in "batch_stats" and are what evaluation uses.
     Its mean is over the whole batch that the program sees, so under jit with a sharded batch it is the global one.
-  layer: Ba et al. 2016. rms: Zhang and Sennrich 2019, which has no bias.
+  layer: Ba et al. 2016. rms: Zhang and Sennrich 2019, which has no bias. Both are `kernels.norm`.
   group: Wu and He 2018, 32 groups or the largest number below that divides the channels evenly.
   """
 
@@ -170,6 +170,8 @@ class Norm(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     if self.kind == "none":
       return x
+    if self.kind in ("layer", "rms"):
+      return self._rows(x)
     options = {
       "epsilon": self.epsilon,
       "use_scale": self.affine,
@@ -181,22 +183,21 @@ class Norm(nn.Module):
     }
     if self.kind == "batch":
       layer = nn.BatchNorm(use_running_average=not train, momentum=0.9, **options)
-    elif self.kind == "layer":
-      return self._layer(x.astype(jnp.float32), options).astype(self.dtype)
     elif self.kind == "group":
       layer = nn.GroupNorm(num_groups=math.gcd(32, x.shape[-1]), **options)
-    elif self.kind == "rms":
-      layer = nn.RMSNorm(**{name: options[name] for name in ("epsilon", "use_scale", "dtype", "scale_init")})
     else:
       raise UserError(f"model: no normalisation {self.kind!r} (none, batch, layer, rms or group)")
     nn.share_scope(self, layer)  # "norm_0/scale", whatever the kind
     return layer(x.astype(jnp.float32)).astype(self.dtype)
 
-  def _layer(self, x: jax.Array, options: dict[str, Any]) -> jax.Array:
-    size = (x.shape[-1],)
-    scale = self.param("scale", options["scale_init"], size, jnp.float32) if options["use_scale"] else jnp.ones(size)
-    bias = self.param("bias", options["bias_init"], size, jnp.float32) if options["use_bias"] else jnp.zeros(size)
-    return layer_norm(x, scale, bias, self.epsilon)
+  def _rows(self, x: jax.Array) -> jax.Array:
+    def parameter(name: str, init: Initializer, is_there: bool) -> jax.Array | None:
+      init = nn.with_logical_partitioning(init, ("norm",))
+      return self.param(name, init, x.shape[-1:], jnp.float32) if is_there else None
+
+    scale_D = parameter("scale", self.scale_init, self.affine)
+    bias_D = parameter("bias", nn.initializers.zeros, self.affine and self.use_bias and self.kind == "layer")
+    return norm(x, scale_D, bias_D, kind=self.kind, epsilon=self.epsilon, dtype=self.dtype)
 
 
 class Dropout(nn.Module):
