@@ -95,10 +95,12 @@ def test_under_vmap_each_has_sums_of_its_own(interpreted):
     jax.tree.map(near, ours, theirs)
 
 
-@pytest.mark.parametrize("left_out", ["barrier_wait", "commit_smem"])
+# The interpreter of jax 0.10 does not tell copies from other writes, and so misses the other barrier.
+BARRIERS = ["barrier_wait"] + (["commit_smem"] if jax.__version_info__ >= (0, 11) else [])
+
+
+@pytest.mark.parametrize("left_out", BARRIERS)
 def test_without_its_barriers_it_races(interpreted, monkeypatch, left_out):
-  if left_out == "commit_smem" and jax.__version_info__ < (0, 11):
-    pytest.skip("the interpreter does not tell copies from other writes")
   monkeypatch.setattr(f"research.kernels.norm.blocks.plgpu.{left_out}", lambda *barrier: None)
   run = jax.jit(functools.partial(norm, kind="rms", epsilon=1e-5, form="mosaic_gpu"))
   told = ""
