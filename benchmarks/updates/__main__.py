@@ -6,13 +6,15 @@
   python -m benchmarks.updates --write               puts the table into README.md
 
 Each side is a process of its own that makes updates for about half a second when it is told to, one side at a time, so
-they share the machine but not its threads. Ratios are of the same round. All sides of a row begin with the same weights
-and the same batch, so their first losses must agree (a GAN's do not: its noise is drawn). PyTorch is eager, with the
-memory layout that it has unless told otherwise, and, where there are images, also with channels last.
+they share the machine but not its threads. What is told is each side's speed ÷ PyTorch's in float32, of the same round:
+the median and the quartiles. All sides of a row begin with the same weights and the same batch, and where their first
+losses do not agree that is an error (but for the GAN's: its noise is drawn). PyTorch is eager, with the memory layout
+that it has unless told otherwise, and, where there are images, also with channels last.
 """
 
 import argparse
 import importlib
+import math
 import os
 import re
 import statistics
@@ -24,11 +26,9 @@ from benchmarks.updates import turns
 from research.kernels import choice
 
 ROWS = ("mlp", "cnn", "resnet", "gan", "gpt", "vit", "text")
-WITH = "Flagship with "
+WITH, PEER = "Flagship with ", "PyTorch"
 README = Path(__file__).parents[2] / "README.md"
-HEADER = """\
-| update of | side | first loss | ms, median | speed ÷ PyTorch's, median (quartiles) | n |
-| --- | --- | --- | --- | --- | --- |"""
+COLUMNS = ("flax", "Flagship", "Flagship, bfloat16", "PyTorch, bfloat16", "PyTorch, channels last")
 
 
 def main() -> None:
@@ -50,16 +50,19 @@ def main() -> None:
     return
   if unknown := set(arguments.rows) - set(ROWS):
     parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
+  wanted = [side.strip() for side in arguments.sides.split(";") if side.strip()]
+  columns = [side for side in COLUMNS if not wanted or side in wanted] + [WITH + said for said in arguments.kernels]
   versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "torch"))
-  lines = [f"{os.cpu_count()} cores of {processor()}, Python {sys.version.split()[0]}, {versions}", "", HEADER]
+  lines = [
+    f"{os.cpu_count()} cores of {processor()}, Python {sys.version.split()[0]}, {versions}.", "",
+    f"| update of | first loss | {PEER}, ms | {' | '.join(columns)} | n |", f"|{' --- |' * (len(columns) + 4)}"
+  ]  # fmt: skip
   print("\n".join(lines), flush=True)
   for name in arguments.rows or ROWS:
-    sides = [side.strip() for side in arguments.sides.split(";") if side.strip()] or [*row(name).sides]
-    sides += [WITH + said for said in arguments.kernels]
+    sides = [PEER, *(side for side in columns if side.startswith(WITH) or side in row(name).sides)]
     measured = turns.measure(name, sides, arguments.rounds, arguments.seconds, "benchmarks.updates")
-    found = told(name, row(name), measured)
-    print("\n".join(found), flush=True)
-    lines += found
+    lines.append(told(name, row(name), measured, columns))
+    print(lines[-1], flush=True)
   if arguments.write:
     marks = r"(<!-- benchmarks.updates -->\n).*?(<!-- end -->)"
     text, count = re.subn(
@@ -75,22 +78,25 @@ def row(name: str) -> turns.Row:
   return importlib.import_module(f"benchmarks.updates.{name}").ROW
 
 
-def told(name: str, row: turns.Row, measured: dict[str, turns.Measured]) -> list[str]:
-  """The table's lines of a row; a side in bfloat16 is compared with PyTorch's in bfloat16 too."""
-  lines = []
-  for side, found in measured.items():
-    ratios = []
-    for peer in ("PyTorch", "PyTorch, channels last", "PyTorch, bfloat16"):
-      narrow = "bfloat16" in peer
-      if peer in measured and side != peer and (narrow <= ("bfloat16" in side)):
-        low, median, high = turns.ratio(measured, side, peer)
-        what = {"PyTorch": "", "PyTorch, bfloat16": "; ÷ its bfloat16's "}.get(peer, "; ÷ channels last's ")
-        ratios.append(f"{what}{median:.2f} ({low:.2f} – {high:.2f})")
-    first = "" if found.first is None else f"{found.first:.5f}"
-    milliseconds = f"{1000 * statistics.median(found.seconds):.3g}"
-    what = f"`{name}`: {row.what}" if not lines else ""
-    lines.append(f"| {what} | {side} | {first} | {milliseconds} | {''.join(ratios) or 1} | {len(found.seconds)} |")
-  return lines
+def told(name: str, row: turns.Row, measured: dict[str, turns.Measured], columns: list[str]) -> str:
+  """The table's line of a row: how fast each side is beside PyTorch in float32.
+
+  Raises ValueError where sides in float32 begin with other losses: they then do not compute the same.
+  """
+  first = measured[PEER].first
+  cells = []
+  for side in columns:
+    if side not in measured:
+      cells.append("")
+      continue
+    theirs = measured[side].first
+    if first is not None and "bfloat16" not in side and not math.isclose(theirs, first, rel_tol=1e-4):
+      raise ValueError(f"{name}: {side} begins with a loss of {theirs}, {PEER} with {first}")
+    low, median, high = turns.ratio(measured, side, PEER)
+    cells.append(f"{f'**{median:.2f}**' if side == 'Flagship' else f'{median:.2f}'} ({low:.2f} – {high:.2f})")
+  spent, rounds = 1000 * statistics.median(measured[PEER].seconds), len(measured[PEER].seconds)
+  loss = "drawn" if first is None else f"{first:.5f}"
+  return f"| `{name}`: {row.what} | {loss} | {spent:.3g} | {' | '.join(cells)} | {rounds} |"
 
 
 def processor() -> str:
