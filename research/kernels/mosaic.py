@@ -29,7 +29,9 @@ _thread = threading.local()
 def interpreted(races: bool = False) -> Iterator[None]:
   """Within it, kernels that this thread traces run on the CPU, with NaN in all memory that nothing was written to.
 
-  What was jitted before stays what it was.
+  What was jitted before stays what it was. A block's warpgroups are threads that wait for each other, so XLA has to
+  have more threads than that: it does with `--xla_force_host_platform_device_count=8`, and with one device on two cores
+  it stands still. Neither remat nor several devices at once can be interpreted.
 
   Args:
     races: whether to look for accesses that nothing orders, which takes longer; `races_found` tells of them. From jax
@@ -73,7 +75,7 @@ def kernel(
     from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams  # public from 0.12 on
 
     interpretation = InterpretGPUParams(**interpretation)
-  return plgpu.kernel(
+  run = plgpu.kernel(
     body,
     out_type=list(outputs),
     scratch_types=scratch,
@@ -85,6 +87,13 @@ def kernel(
     compiler_params=plgpu.CompilerParams(approx_math=True),  # exp2 and division by the hardware's own instructions
     interpret=interpretation,
   )
+
+  def varying(*arrays: jax.Array) -> list[jax.Array]:
+    """Inside a `shard_map` a kernel forgets that what it gives varies as what it is given does."""
+    axes = tuple({axis: None for each in arrays for axis in sorted(jax.typeof(each).manual_axis_type.varying)})
+    return [lax.pcast(each, axes, to="varying") if axes else each for each in run(*arrays)]
+
+  return varying
 
 
 def tiles(shape: Sequence[int], dtype: Any) -> Any:

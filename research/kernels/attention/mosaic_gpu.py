@@ -2,6 +2,9 @@
 
 `mosaic_forward.py` and `mosaic_backward.py` have the kernels. Backward is two kernels whose bits do not change from run
 to run. Lengths that no block divides are padded here, and widths that are no multiple of 64.
+
+XLA cannot divide a kernel: under a plain jit a sharded batch is gathered on every device, which then does all of it;
+inside `jax.shard_map` each does its own part.
 """
 
 import functools
