@@ -84,7 +84,8 @@ def kernel(
     num_threads=groups,
     thread_name=GROUP,
     kernel_name=name,
-    compiler_params=plgpu.CompilerParams(approx_math=True),  # exp2 and division by the hardware's own instructions
+    # Powers and quotients by the hardware's own instructions; no sums over a whole warpgroup, which need memory.
+    compiler_params=plgpu.CompilerParams(approx_math=True, reduction_scratch_bytes=0),
     interpret=interpretation,
   )
 

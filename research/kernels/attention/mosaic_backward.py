@@ -149,6 +149,8 @@ def to_keys(
 
     def of(step):
       """(the head, the block of queries) of a step."""
+      if shared == 1:
+        return g, low + step
       return g * shared + lax.div(step, high - low), low + lax.rem(step, high - low)
 
     def copy(buffer, step):

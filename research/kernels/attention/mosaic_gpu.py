@@ -21,6 +21,8 @@ from research.kernels.tuning import Tunable
 WIDTHS = (64, 128)
 DTYPES = ("bfloat16", "float16")
 TILE = 128  # queries, or keys, of a block of threads
+SHARED = 227 * 1024  # bytes that one may have
+REST = 3 * 1024  # of them, for barriers and log-sum-exps, and because an array begins at a multiple of 1,024
 HOPPER = "9.0"
 
 
@@ -46,11 +48,11 @@ BLOCKS = Tunable(
   "mosaic_gpu",
   # Forward: keys a block, how many blocks of them are there at once, whether the warpgroups take turns. Backward: the
   # same of the kernel that goes through the keys, and of the one that goes through the queries.
-  default={"keys": 128, "buffers": 2, "turns": 1, "dq_keys": 64, "dq_buffers": 3, "dkv_queries": 64, "dkv_buffers": 3},
+  default={"keys": 128, "buffers": 3, "turns": 1, "dq_keys": 64, "dq_buffers": 4, "dkv_queries": 64, "dkv_buffers": 4},
   candidates=[
     *({"keys": keys, "buffers": many, "turns": turns} for keys in (64, 128) for many in (2, 3) for turns in (0, 1)),
     *({"dq_keys": keys, "dq_buffers": buffers} for keys in (64, 128) for buffers in (2, 3, 4)),
-    *({"dkv_buffers": buffers} for buffers in (2, 4)),
+    *({"dkv_buffers": buffers} for buffers in (2, 3)),
   ],
   cases={
     f"{direction}, {width}, {'causal' if causal else 'all'}": functools.partial(_case, direction, width, causal)
@@ -92,8 +94,9 @@ def forward(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, *segments: 
 
   length, width = q_BLHK.shape[1], q_BLHK.shape[3]
   block, buffers, turns = (_parameters("forward", width, how)[name] for name in ("keys", "buffers", "turns"))
-  plan = mosaic_forward.Plan(how, length, k_BMGK.shape[1], block, buffers, bool(turns))
   q, k, v = _padded(q_BLHK, TILE), _padded(k_BMGK, block), _padded(v_BMGK, block)
+  buffers = _fitting(buffers, 1, q.shape[3], block, bool(segments))
+  plan = mosaic_forward.Plan(how, length, k_BMGK.shape[1], block, buffers, bool(turns))
   segments = _segments(segments, q.shape[1], k.shape[1])
   output_BLHK, log_sum_exp_BHL = mosaic_forward.forward(q, k, v, segments, _of_queries(segments, plan), plan)
   return output_BLHK[:, :length, :, :width], log_sum_exp_BHL[..., :length].transpose(0, 2, 1), None
@@ -121,9 +124,12 @@ def backward(q_BLHK, k_BMGK, v_BMGK, *segments, how: How, made, gradients):
   )
   segments = _segments(segments, q.shape[1], k.shape[1])
   arrays, parameters = (q, k, v, to_output, terms_BH2L, segments), _parameters("backward", width, how)
-  plan = mosaic_forward.Plan(how, length, keys, parameters["dq_keys"], parameters["dq_buffers"])
+  fitting = lambda name, block: _fitting(parameters[name], 2, q.shape[3], block, bool(segments))  # noqa: E731
+  block = parameters["dq_keys"]
+  plan = mosaic_forward.Plan(how, length, keys, block, fitting("dq_buffers", block))
   to_q = mosaic_backward.to_queries(*arrays, _of_queries(segments, plan), plan)
-  plan = plan._replace(block=parameters["dkv_queries"], buffers=parameters["dkv_buffers"])
+  block = parameters["dkv_queries"]
+  plan = plan._replace(block=block, buffers=fitting("dkv_buffers", block))
   to_k, to_v = mosaic_backward.to_keys(*arrays, _of_keys(segments, plan), plan)
   return to_q[:, :length, :, :width], to_k[:, :keys, :, :width], to_v[:, :keys, :, :width]
 
@@ -131,6 +137,15 @@ def backward(q_BLHK, k_BMGK, v_BMGK, *segments, how: How, made, gradients):
 def _parameters(direction: str, width: int, how: How) -> dict[str, int]:
   near = min(each for each in WIDTHS if each >= width)
   return BLOCKS.parameters(f"{direction}, {near}, {'causal' if how.causal else 'all'}")
+
+
+def _fitting(buffers: int, tiles: int, width: int, block: int, segments: bool) -> int:
+  """As many of them as shared memory holds beside so many tiles, all of 16 bits: what was measured may have had more.
+
+  A buffer is two blocks, their rows' segments, and two float32 for each of them at most.
+  """
+  row = 2 * 2 * width + (4 if segments else 0) + (8 if tiles == 2 else 0)
+  return min(buffers, (SHARED - REST - 2 * TILE * width * tiles) // (block * row))
 
 
 def _padded(array_BLHK: jax.Array, size: int) -> jax.Array:
