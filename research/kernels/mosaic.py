@@ -21,7 +21,8 @@ ROWS = plgpu.Layout.WGMMA.reduce(1)  # how a vector lies that has an entry for e
 COLUMNS = plgpu.Layout.WGMMA.reduce(0)
 GROUP = "group"  # the axis of a block's warpgroups
 
-_OLD = jax.__version_info__ < (0, 12)
+# Jax 0.10 asks for an index beside the reference, later ones do not want it.
+_INDEX = {"idx": ()} if jax.__version_info__ < (0, 11) else {}
 _thread = threading.local()
 
 
@@ -113,7 +114,7 @@ def wgmma(accumulator: Any, left: Any, right: Any, transposed: bool = False) -> 
     transposed: whether it is right's transpose that is meant.
   """
   if _interpretation() is None:
-    plgpu.wgmma(accumulator, left, _transposed(right) if transposed else right)
+    plgpu.wgmma(accumulator, left, right.T if transposed else right)
     return
   # The interpreters know no array on the left, and 0.10's no transpose.
   left = left if isinstance(left, jax.Array) else left[...]
@@ -135,9 +136,7 @@ def load(ref: Any, layout: Any) -> jax.Array:
   """A vector in shared or global memory as one of an accumulator's `ROWS` or `COLUMNS`."""
   if _interpretation() is not None:
     return ref[...]  # 0.10's interpreter has no plgpu.load, and a layout means nothing to either
-  if _OLD:
-    return plgpu.load(ref, (), layout=layout, optimized=False)
-  return plgpu.load(ref, layout=layout, optimized=False)
+  return plgpu.load(ref, **_INDEX, layout=layout, optimized=False)
 
 
 def full(shape: tuple[int, ...], value: float, layout: Any) -> jax.Array:
@@ -219,10 +218,6 @@ class Ring:
       plgpu.barrier_wait(self.free.at[buffer])
       following = step + self.buffers
       pl.when(following < self.steps)(lambda: self.copies(buffer, following))
-
-
-def _transposed(ref: Any) -> Any:
-  return plgpu.transpose_ref(ref, (1, 0)) if _OLD else ref.T
 
 
 def _interpretation() -> dict[str, Any] | None:
