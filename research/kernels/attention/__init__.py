@@ -2,8 +2,9 @@
 
 softmax(q·k · scale) v (Vaswani et al. 2017, equation 1) over the keys that a query may see. The form `chunked` keeps a
 block of scores at a time, and what the softmax of a row adds up to, from which the backward pass makes them again (Dao
-et al. 2022, FlashAttention, algorithms 1 and 4): memory grows with the length, not its square. `xla` holds all scores
-and is the faster one while they are few.
+et al. 2022, FlashAttention, algorithms 1 and 4): memory grows with the length, not its square. `cudnn` and `mosaic_gpu`
+do so in kernels for NVIDIA's GPUs: the library's where it can, and one of our own, with documents and soft caps. `xla`
+holds all scores and is the faster one while they are few.
 
 Axes: B batch, L queries, M keys, H heads, G key and value heads, R = H / G heads that share one of them, K head width.
 """
@@ -12,8 +13,10 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
-from research.kernels.attention import chunked, xla
+from research.kernels.attention import chunked, cudnn, mosaic_gpu, xla
 from research.kernels.attention.masks import How
 from research.kernels.choice import Form, Op
 
@@ -27,12 +30,27 @@ def _many(shapes: Any, dtypes: Any, platform: str, **options: Any) -> bool:
   return batch * length * heads * keys > MOST_SCORES
 
 
-_TABLE = dict.fromkeys(("cpu", "cuda", "tpu"), ("chunked",))
+_CUDA = ("cuda",)
+_TABLE = {**dict.fromkeys(("cpu", "tpu"), ("chunked",)), "cuda": ("cudnn", "mosaic_gpu", "chunked")}
 _FORWARD = Op(
-  "attention", forms={"chunked": Form(chunked.forward, worth=_many), "xla": Form(xla.forward)}, table=_TABLE
+  "attention",
+  forms={
+    "chunked": Form(chunked.forward, worth=_many),
+    "cudnn": Form(cudnn.forward, _CUDA, cudnn.limits),
+    "mosaic_gpu": Form(mosaic_gpu.forward, _CUDA, mosaic_gpu.limits, mosaic_gpu.worth),
+    "xla": Form(xla.forward, alone=xla.forward_and_weights),
+  },
+  table=_TABLE,
 )
 _BACKWARD = Op(
-  "attention.gradients", forms={"chunked": Form(chunked.backward, worth=_many), "xla": Form(xla.backward)}, table=_TABLE
+  "attention.gradients",
+  forms={
+    "chunked": Form(chunked.backward, worth=_many),
+    "cudnn": Form(cudnn.backward, _CUDA, cudnn.limits),
+    "mosaic_gpu": Form(mosaic_gpu.backward, _CUDA, mosaic_gpu.limits, mosaic_gpu.worth),
+    "xla": Form(xla.backward),
+  },
+  table=_TABLE,
 )
 
 
@@ -63,7 +81,7 @@ def attention(
     window: a query sees this many keys, itself and those before it; with causal=False as many after it; 0: all.
     softcap: s in scores ← s·tanh(scores / s); 0: none.
     scale: of the scores; None: 1 / √K.
-    form: "xla" or "chunked", for both directions, instead of the choice.
+    form: "xla", "chunked", "cudnn" or "mosaic_gpu", for both directions, instead of the choice.
 
   Raises:
     ValueError: shapes that do not belong together, or a negative window.
@@ -88,16 +106,20 @@ def _attention(q, k, v, segments, how: How, form: str | None):
 
 
 def _forward(q, k, v, segments, how, form):
+  given = (q, k, v, segments)  # each with whether it is differentiated by, which is not asked here
+  q, k, v, segments = jax.tree.map(lambda x: x.value, given, is_leaf=lambda x: isinstance(x, CustomVJPPrimal))
   output, log_sum_exp, weights = _FORWARD(q, k, v, *segments, how=how, form=form)
   return (output, log_sum_exp), (q, k, v, segments, output, log_sum_exp, weights)
 
 
 def _backward(how, form, saved, gradients):
   q, k, v, segments, output, log_sum_exp, weights = saved
+  how = how._replace(sums=not isinstance(gradients[1], SymbolicZero))
+  gradients = [jnp.zeros(each.shape, each.dtype) if isinstance(each, SymbolicZero) else each for each in gradients]
   slopes = _BACKWARD(
     q, k, v, *segments, how=how, form=form, made=(output, log_sum_exp, weights), gradients=gradients
   )
   return *slopes, jax.tree.map(lambda _: None, segments)
 
 
-_attention.defvjp(_forward, _backward)
+_attention.defvjp(_forward, _backward, symbolic_zeros=True)  # zeros that are known: cuDNN has no other gradient of sums

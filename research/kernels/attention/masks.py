@@ -7,12 +7,13 @@ import jax.numpy as jnp
 
 
 class How(NamedTuple):
-  """As in `attention`; scale is a number."""
+  """As in `attention`; scale is a number. `sums`: whether the log-sum-exp has a gradient, for the backward pass."""
 
   causal: bool
   window: int
   softcap: float
   scale: float
+  sums: bool = True
 
 
 def seen(
