@@ -14,7 +14,7 @@ _FLAGS = [
   # which `make smoke` runs, are compiled as a user's are.
   "--xla_backend_optimization_level=0",
 ]
-if tuple(int(part) for part in version("jaxlib").split(".")[:2]) < (0, 12):
+if tuple(int(part) for part in version("jaxlib").split(".")[:2]) < (0, 11):
   _FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # a fifth of the time to compile; unknown to later ones
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()
 os.environ["JAX_PLATFORMS"] = "cpu"

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from research.kernels import choice, tuning
-from research.kernels.norm import mosaic, xla
+from research.kernels import choice, mosaic, tuning
+from research.kernels.norm import xla
 from research.kernels.norm.how import How
 
 VALUES = 2**25  # of an array: 64 or 128 MB, so that no cache holds them

@@ -38,19 +38,19 @@ class Form:
   Attributes:
     run: (*arrays, **options) → the result.
     platforms: where it can; empty: everywhere.
-    missing: () → why it cannot on this machine, whatever the arrays, or None.
     limits: (shapes, dtypes, platform, **options) → why it cannot, or None; None: it always can.
     worth: the same → whether the table takes it, where it can; None: always. Who asks for it by name gets it anyway.
     alone: instead of `run` where a program can have no other form of the operation. Forms among which the platform
       decides have to give the same arrays; this one may give more.
+    missing: () → why it cannot on this machine, whatever the arrays, or None.
   """
 
   run: Callable[..., Any]
   platforms: tuple[str, ...] = ()
-  missing: Callable[[], str | None] | None = None
   limits: Callable[..., str | None] | None = None
   worth: Callable[..., bool] | None = None
   alone: Callable[..., Any] | None = None
+  missing: Callable[[], str | None] | None = None
 
   def supports(self, shapes: Sequence[tuple], dtypes: Sequence[Any], platform: str, **options: Any) -> str | None:
     """Why this form cannot run on arrays of these shapes and dtypes, or None where it can."""

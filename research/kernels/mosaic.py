@@ -7,7 +7,6 @@ and nowhere else. Importing this takes as long as half of jax, so a form imports
 
 import contextlib
 import dataclasses
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,14 +22,14 @@ GROUP = "group"  # the axis of a block's warpgroups
 
 # Jax 0.10 asks for an index beside the reference, later ones do not want it.
 _INDEX = {"idx": ()} if jax.__version_info__ < (0, 11) else {}
-_thread = threading.local()
+_INTERPRET = jax.make_user_context(None)  # part of every jit's cache key
 
 
 @contextlib.contextmanager
 def interpreted(races: bool = False) -> Iterator[None]:
   """Within it, kernels that this thread traces run on the CPU, with NaN in all memory that nothing was written to.
 
-  What was jitted before stays what it was. A block's warpgroups are threads that wait for each other, so XLA has to
+  A block's warpgroups are threads that wait for each other, so XLA has to
   have more threads than that: it does with `--xla_force_host_platform_device_count=8`, and with one device on two cores
   it stands still. Neither remat nor several devices at once can be interpreted.
 
@@ -38,12 +37,15 @@ def interpreted(races: bool = False) -> Iterator[None]:
     races: whether to look for accesses that nothing orders, which takes longer; `races_found` tells of them. From jax
       0.12 on they raise.
   """
-  before = _interpretation()
-  _thread.interpretation = {"detect_races": races, "uninitialized_memory": "nan"}
-  try:
+  from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams  # public from 0.12 on
+
+  with _INTERPRET(InterpretGPUParams(detect_races=races, uninitialized_memory="nan")):
     yield
-  finally:
-    _thread.interpretation = before
+
+
+def is_interpreted() -> bool:
+  """Whether what is traced now runs interpreted."""
+  return _INTERPRET.value is not None
 
 
 def races_found() -> bool:
@@ -56,38 +58,37 @@ def races_found() -> bool:
 def kernel(
   body: Callable[..., None],
   outputs: Sequence[jax.ShapeDtypeStruct],
-  scratch: Mapping[str, Any],
+  scratch: Mapping[str, Any] | Sequence[Any],
   grid: Mapping[str, int],
-  groups: int,
   name: str,
+  groups: int | None = None,
 ) -> Callable[..., Sequence[jax.Array]]:
-  """`plgpu.kernel` for blocks of `groups` warpgroups on a named grid, whose last axis runs fastest.
+  """`plgpu.kernel` for blocks of warpgroups on a named grid, whose last axis runs fastest.
 
   Args:
-    body: (*references to arguments and outputs in global memory, **scratch by name) → None.
+    body: (*references to arguments and outputs in global memory, and to scratch, by name if it has names) → None.
     outputs: their shapes.
     scratch: what a block's shared memory holds.
     grid: names and sizes.
-    groups: warpgroups of 128 threads; `lax.axis_index(GROUP)` tells which.
     name: of the kernel, in a profile.
+    groups: warpgroups of 128 threads that each run the body, which says how arrays lie in them (`lax.axis_index(GROUP)`
+      tells which one it is); None: one, and the compiler infers how.
   """
-  interpretation = _interpretation()
-  if interpretation is not None:
-    from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams  # public from 0.12 on
-
-    interpretation = InterpretGPUParams(**interpretation)
+  if groups is None:
+    how = {"compiler_params": plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup)}
+  else:
+    # Powers and quotients by the hardware's own instructions; no sums over a whole warpgroup, which need memory.
+    how = {"compiler_params": plgpu.CompilerParams(approx_math=True, reduction_scratch_bytes=0)}
+    how |= {"num_threads": groups, "thread_name": GROUP}
   run = plgpu.kernel(
     body,
     out_type=list(outputs),
     scratch_types=scratch,
     grid=tuple(grid.values()),
     grid_names=tuple(grid),
-    num_threads=groups,
-    thread_name=GROUP,
     kernel_name=name,
-    # Powers and quotients by the hardware's own instructions; no sums over a whole warpgroup, which need memory.
-    compiler_params=plgpu.CompilerParams(approx_math=True, reduction_scratch_bytes=0),
-    interpret=interpretation,
+    interpret=_INTERPRET.value,
+    **how,
   )
 
   def varying(*arrays: jax.Array) -> list[jax.Array]:
@@ -113,7 +114,7 @@ def wgmma(accumulator: Any, left: Any, right: Any, transposed: bool = False) -> 
     right: shared memory of `tiles`.
     transposed: whether it is right's transpose that is meant.
   """
-  if _interpretation() is None:
+  if not is_interpreted():
     plgpu.wgmma(accumulator, left, right.T if transposed else right)
     return
   # The interpreters know no array on the left, and 0.10's no transpose.
@@ -126,23 +127,43 @@ def wgmma(accumulator: Any, left: Any, right: Any, transposed: bool = False) -> 
 
 def put(accumulator: Any, value: jax.Array) -> None:
   """Stores into an accumulator that no product is under way to."""
-  if _interpretation() is None:
+  if not is_interpreted():
     accumulator[...] = value
   else:
     jax.ref.set(accumulator, ..., value)  # the interpreters know no store to accumulators by that name
 
 
-def load(ref: Any, layout: Any) -> jax.Array:
-  """A vector in shared or global memory as one of an accumulator's `ROWS` or `COLUMNS`."""
-  if _interpretation() is not None:
+def load(ref: Any, layout: Any = None) -> jax.Array:
+  """What is in shared or global memory, divided among threads as a layout says."""
+  if layout is None or is_interpreted():
     return ref[...]  # 0.10's interpreter has no plgpu.load, and a layout means nothing to either
   return plgpu.load(ref, **_INDEX, layout=layout, optimized=False)
 
 
+def store(ref: Any, values: jax.Array) -> None:
+  """Writes an array to shared or global memory, also where its threads write less than whole sectors."""
+  if hasattr(plgpu, "store") and not is_interpreted():
+    plgpu.store(ref, values, optimized=False)
+  else:
+    ref[...] = values
+
+
+def cast(values: jax.Array, layout: Any) -> jax.Array:
+  """The same, divided among threads as a layout says."""
+  return values if is_interpreted() else plgpu.layout_cast(values, layout)
+
+
+def copy(source: Any, target: Any, arrived: Any) -> None:
+  """Copies a contiguous part of global memory to shared memory; `arrived` is a barrier that then has one more arrival.
+
+  All of it has to be there: only so it is one bulk copy, of any length.
+  """
+  plgpu.copy_gmem_to_smem(source, target, arrived, oob_mode=plgpu.OOBFillMode.PROMISE_IN_BOUNDS)
+
+
 def full(shape: tuple[int, ...], value: float, layout: Any) -> jax.Array:
   """A constant vector, float32."""
-  array = jnp.full(shape, value, jnp.float32)
-  return array if _interpretation() is not None else plgpu.layout_cast(array, layout)
+  return cast(jnp.full(shape, value, jnp.float32), layout)
 
 
 def places(count: int, layout: Any) -> jax.Array:
@@ -150,7 +171,7 @@ def places(count: int, layout: Any) -> jax.Array:
 
   The compiler would else make what a loop compares with them before the loop, and run out of registers.
   """
-  if _interpretation() is not None:
+  if is_interpreted():
     return lax.iota(jnp.int32, count)
   return lax.optimization_barrier(plgpu.broadcasted_iota(jnp.int32, (count,), 0, layout=layout))
 
@@ -219,6 +240,3 @@ class Ring:
       following = step + self.buffers
       pl.when(following < self.steps)(lambda: self.copies(buffer, following))
 
-
-def _interpretation() -> dict[str, Any] | None:
-  return getattr(_thread, "interpretation", None)

@@ -124,7 +124,7 @@ def to_queries(
   }
   grid = {"batch": batch, "head": heads, "tile": tiles}
   outputs = [jax.ShapeDtypeStruct(q_BLHK.shape, dtype)]
-  run = mosaic.kernel(body, outputs, scratch, grid, GROUPS, "attention_to_queries")
+  run = mosaic.kernel(body, outputs, scratch, grid, "attention_to_queries", GROUPS)
   return run(q_BLHK, k_BMGK, v_BMGK, to_output_BLHK, terms_BH2L, *segments, *((bounds_BT4,) if segments else ()))[0]
 
 
@@ -245,5 +245,5 @@ def to_keys(
   }
   grid = {"batch": batch, "head": groups, "tile": tiles}
   outputs = [jax.ShapeDtypeStruct(k_BMGK.shape, dtype)] * 2
-  run = mosaic.kernel(body, outputs, scratch, grid, GROUPS, "attention_to_keys")
+  run = mosaic.kernel(body, outputs, scratch, grid, "attention_to_keys", GROUPS)
   return tuple(run(q_BLHK, k_BMGK, v_BMGK, to_output_BLHK, terms_BH2L, *segments, *((bounds_BT4,) if segments else ())))

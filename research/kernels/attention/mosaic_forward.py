@@ -246,5 +246,5 @@ def forward(q_BLHK, k_BMGK, v_BMGK, segments, bounds_BT4, plan: Plan) -> list[ja
   }
   outputs = [jax.ShapeDtypeStruct(q_BLHK.shape, dtype), jax.ShapeDtypeStruct((batch, heads, length), jnp.float32)]
   grid = {"batch": batch, "head": heads, "tile": tiles}
-  run = mosaic.kernel(body, outputs, scratch, grid, GROUPS, "attention")
+  run = mosaic.kernel(body, outputs, scratch, grid, "attention", GROUPS)
   return run(q_BLHK, k_BMGK, v_BMGK, *segments, *((bounds_BT4,) if segments else ()))

@@ -18,7 +18,7 @@ from research.kernels.dense import cpu, native, xla
 _WEIGHT_GRADIENT = Op(
   "dense.weight_gradient",
   forms={
-    "native": Form(native.weight_gradient, ("cpu",), native.missing, native.limits, native.worth),
+    "native": Form(native.weight_gradient, ("cpu",), native.limits, native.worth, missing=native.missing),
     "cpu": Form(cpu.weight_gradient),
     "xla": Form(xla.weight_gradient),
   },

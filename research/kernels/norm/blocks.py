@@ -10,7 +10,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from research.kernels.norm import mosaic
+from research.kernels import mosaic
 from research.kernels.norm.tiles import Plan
 
 Carry = TypeVar("Carry")
@@ -126,8 +126,5 @@ def launch(
     block = Block(plan, row_refs, buffers, arrived, kept, kept_arrived[0] if keeps else None, held)
     body(block, other_refs, output_refs)
 
-  grid = {"groups": groups, "blocks": plan.blocks}
-  run = mosaic.kernel(
-    kernel, name, outputs=outputs, scratch=scratch, grid=tuple(grid.values()), grid_names=tuple(grid)
-  )
+  run = mosaic.kernel(kernel, outputs, scratch, {"groups": groups, "blocks": plan.blocks}, name)
   return run(*rows, *parameters, *others)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
+from research.kernels import mosaic
 from research.kernels.norm import how as of
-from research.kernels.norm import mosaic
 from research.kernels.norm.blocks import Block, launch
 from research.kernels.norm.how import How
 from research.kernels.norm.tiles import Plan, Tile

@@ -85,7 +85,7 @@ def run(
     sides = [", ".join(" ".join(each) for each in side) for side in (given, [names[sort] for sort in results])]
     return " -> ".join(sides)
 
-  from research.kernels.norm import mosaic
+  from research.kernels import mosaic
 
   if mosaic.is_interpreted():  # by callbacks in order, which a divided program has not
     divided = here

@@ -16,8 +16,8 @@ from jax._src.pallas.mosaic_gpu.interpret import interpret_pallas_call  # no pub
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from research.errors import UserError
-from research.kernels import choice, tuning
-from research.kernels.norm import mosaic, mosaic_gpu, norm, shards, tiles, xla
+from research.kernels import choice, mosaic, tuning
+from research.kernels.norm import mosaic_gpu, norm, shards, tiles, xla
 from research.kernels.norm.how import How
 from tests.research.kernels import oracle
 from tests.research.kernels.test_norm import EPSILON, arrays, by, exactly
@@ -29,13 +29,8 @@ def interpreted(monkeypatch):
   for op in (choice.OPS["norm"], choice.OPS["norm.gradients"]):
     monkeypatch.setitem(op.forms, "mosaic_gpu", dataclasses.replace(op.forms["mosaic_gpu"], platforms=()))
   sizes = {"kilobytes": 1, "stages": 2, "blocks": 2}
-  with mosaic.interpreted(detect_races=True), tuning.trying("norm", "mosaic_gpu", sizes):
+  with mosaic.interpreted(races=True), tuning.trying("norm", "mosaic_gpu", sizes):
     yield
-
-
-def races_found():
-  """Whether the last kernel had any; from jax 0.12 on the interpreter raises instead."""
-  return interpret_pallas_call.get_races().races_found
 
 
 CASES = {  # kind, shape, parts, dtype
@@ -60,7 +55,7 @@ def test_it_is_its_definition(interpreted, case):
   oracle.check(ours, theirs, values, dtype)
   oracle.check(our_slopes, their_slopes, slopes, dtype, gradient=True)
   assert {each.dtype for each in ours} == {jnp.dtype(dtype)}
-  assert not races_found()
+  assert not mosaic.races_found()
 
 
 def test_its_values_are_float32_from_bfloat16_if_asked(interpreted):
@@ -108,7 +103,7 @@ def test_without_its_barriers_it_races(interpreted, monkeypatch, left_out):
     jax.block_until_ready(run(jnp.ones((64, 64))))
   except Exception as error:  # of a callback
     told = str(error)
-  assert "RACE DETECTED" in told or races_found()
+  assert "RACE DETECTED" in told or mosaic.races_found()
   interpret_pallas_call.reset_gpu_interpret_mode_state()
 
 
