@@ -112,6 +112,34 @@ def conv(
   )
 
 
+def depthwise_conv(
+  channels: int,
+  kernel: int,
+  *,
+  strides: int = 1,
+  padding: Any = "SAME",
+  use_bias: bool = False,
+  dtype: DType = jnp.float32,
+  kernel_init: Initializer = he_normal,
+  name: str | None = None,
+) -> nn.Conv:
+  """A square 2-D convolution of each of an image's `channels` by itself; kernel (kernel, kernel, 1, channels)."""
+  return nn.Conv(
+    channels,
+    (kernel, kernel),
+    strides=(strides, strides),
+    padding=padding,
+    feature_group_count=channels,
+    use_bias=use_bias,
+    dtype=dtype,
+    param_dtype=jnp.float32,
+    conv_general_dilated=convolve,
+    kernel_init=nn.with_logical_partitioning(kernel_init, (None, None, None, "conv_out")),
+    bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",)),
+    name=name,
+  )
+
+
 class ConvTranspose(nn.Module):
   """A square transposed convolution, (B, H, W, C) → (B, strides·H, strides·W, features); parameters kernel and bias.
 
