@@ -27,6 +27,7 @@ class Model:
   head_widths: tuple[int, ...] = flag((128,), "cnn: hidden widths of the dense head")
   kernel: int = flag(3, "cnn: side of the convolutions, in pixels", low=1)
   convs_per_block: int = flag(1, "cnn: convolutions before each pooling", low=1)
+  separable: bool = flag(False, "cnn: convolutions but the first by channel, then 1×1 across channels (MobileNets)")
   pooling: str = flag("max", "cnn: how a block halves the image", choices=("max", "avg"))
   norm: str = flag("none", "normalisation; resnet and fast need one", choices=("none", "batch", "group"))
   activation: str = flag("relu", "cnn, fast: nonlinearity", choices=("relu", "gelu", "tanh", "sigmoid"))
@@ -93,6 +94,7 @@ def make_network(model: Model, classes: int) -> nn.Module:
     widths=model.widths,
     kernel=model.kernel,
     convs_per_block=model.convs_per_block,
+    separable=model.separable,
     pooling=model.pooling,
     norm=model.norm,
     activation=model.activation,

@@ -29,7 +29,10 @@ from research.errors import UserError
 from research.kernels.conv import convolve
 from research.kernels.conv_transpose import conv_transpose as transposed_convolution
 from research.kernels.dense import dot_general
+from research.kernels.dropout import dropout
+from research.kernels.max_pool import max_pool
 from research.kernels.norm import norm
+from research.kernels.upfirdn2d import upfirdn2d
 
 DType = Any  # a jax dtype or its name, "float32" or "bfloat16"
 Initializer = Callable[..., jax.Array]
@@ -105,6 +108,34 @@ def conv(
     param_dtype=jnp.float32,
     conv_general_dilated=convolve,
     kernel_init=nn.with_logical_partitioning(kernel_init, (None, None, input_axis, "conv_out")),
+    bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",)),
+    name=name,
+  )
+
+
+def depthwise_conv(
+  channels: int,
+  kernel: int,
+  *,
+  strides: int = 1,
+  padding: Any = "SAME",
+  use_bias: bool = False,
+  dtype: DType = jnp.float32,
+  kernel_init: Initializer = he_normal,
+  name: str | None = None,
+) -> nn.Conv:
+  """A square 2-D convolution of each of an image's `channels` by itself; kernel (kernel, kernel, 1, channels)."""
+  return nn.Conv(
+    channels,
+    (kernel, kernel),
+    strides=(strides, strides),
+    padding=padding,
+    feature_group_count=channels,
+    use_bias=use_bias,
+    dtype=dtype,
+    param_dtype=jnp.float32,
+    conv_general_dilated=convolve,
+    kernel_init=nn.with_logical_partitioning(kernel_init, (None, None, None, "conv_out")),
     bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",)),
     name=name,
   )
@@ -201,10 +232,10 @@ class Norm(nn.Module):
 
 
 class Dropout(nn.Module):
-  """In training, zeroes values with probability `rate` and scales the rest to keep the mean (Srivastava et al. 2014).
+  """In training, zeroes values with probability `rate` and scales the rest to keep the mean (`kernels.dropout`).
 
-  The rate is rounded to 1/256: one random word serves four values, which on a CPU takes an eighth of the time of a
-  float for each. The scale is that of the rounded rate, so the mean is kept exactly.
+  The rate is rounded to 1/256: one random word serves four values. Drawn row by row, so that a batch sharded by rows
+  draws its own rows' words.
   """
 
   rate: float
@@ -213,33 +244,45 @@ class Dropout(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     if not 0.0 <= self.rate < 1.0:
       raise UserError(f"model: dropout {self.rate} is outside [0, 1)")
-    dropped_of_256 = min(round(self.rate * 256), 255)
-    if not train or dropped_of_256 == 0:
+    if not train or round(self.rate * 256) == 0:
       return x
-    # Drawn row by row, so that a batch sharded by rows draws its own rows' words.
-    width = math.prod(x.shape[1:])
-    words = jax.random.bits(self.make_rng("dropout"), (x.shape[0], -(-width // 4)), jnp.uint32)
-    bytes_ = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(x.shape[0], -1)[:, :width].reshape(x.shape)
-    scale = jnp.asarray(256 / (256 - dropped_of_256), x.dtype)
-    return jnp.where(bytes_ >= dropped_of_256, x * scale, jnp.zeros_like(x))
+    return dropout(x, self.make_rng("dropout"), self.rate)
 
 
 def pool_2x2(x_BHWC: jax.Array, kind: str = "max") -> jax.Array:
   """Pools windows of 2×2 with stride 2; an odd last row or column is dropped. (B, H, W, C) → (B, H//2, W//2, C).
 
-  The maximum is one of rows and then of columns, not `nn.max_pool`: the gradient of that one is a select-and-scatter,
-  which takes XLA's CPU backend four times as long as this. The price: where a window's largest value is tied, the
-  gradient is shared among the ties (PyTorch gives it to the first). After a ReLU the common tie is at zero, where
-  the ReLU's own gradient is zero, so nothing changes there.
+  Of equal values the first has a maximum's gradient (`kernels.max_pool`).
   """
-  batch, height, width, channels = x_BHWC.shape
-  if kind not in ("max", "avg"):
+  if kind == "max":
+    return max_pool(x_BHWC, (2, 2), (2, 2))
+  if kind != "avg":
     raise UserError(f"model: no pooling {kind!r} (max or avg)")
-  combine = jnp.maximum if kind == "max" else lambda a, b: 0.5 * (a + b)
+  batch, height, width, channels = x_BHWC.shape
   cropped = x_BHWC[:, : height // 2 * 2, : width // 2 * 2]
   rows = cropped.reshape(batch, height // 2, 2, width // 2, 2 * channels)
-  columns = combine(rows[:, :, 0], rows[:, :, 1])
-  return combine(columns[..., :channels], columns[..., channels:])
+  columns = 0.5 * (rows[:, :, 0] + rows[:, :, 1])
+  return 0.5 * (columns[..., :channels] + columns[..., channels:])
+
+
+def resample(
+  x_BHWC: jax.Array, *, up: int = 1, down: int = 1, blur: tuple[float, ...] = (1.0, 3.0, 3.0, 1.0)
+) -> jax.Array:
+  """Enlarges images `up` times, or shrinks them, with a blur that lets nothing alias: (B, H·up/down, W·up/down, C).
+
+  As StyleGAN2's up- and downsampling (Karras et al. 2020) and blur-pooling (Zhang 2019) do; beyond the edges are zeros.
+  H and W times `up` are multiples of `down`.
+
+  Args:
+    x_BHWC: images.
+    up: how many pixels become of one.
+    down: how many become one.
+    blur: a filter along rows and along columns, of any scale, at least as long as `up` and `down`.
+  """
+  numbers = [number * up / sum(blur) for number in blur]  # the zeros between pixels take a share of 1/up of the mean
+  low = (len(blur) - down + up) // 2  # a pixel's zeros follow it, so its middle is behind it
+  pads = (low, len(blur) - down - low)
+  return upfirdn2d(x_BHWC, numbers, (up, up), (down, down), (pads, pads))
 
 
 def outputs(y_BC: jax.Array, squeeze: bool) -> jax.Array:

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from research.errors import UserError
+from research.kernels.max_pool import max_pool
 from research.models import layers
 
 STAGES = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
@@ -51,7 +52,7 @@ class ResNet(nn.Module):
       x_BHWC = _conv(self.width, 7, 2, self.dtype, "stem", input_axis="features")(x_BHWC)
     x_BHWC = nn.relu(layers.Norm(self.norm, self.dtype, name="stem_norm")(x_BHWC, train=train))
     if not self.small_images:
-      x_BHWC = nn.max_pool(x_BHWC, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+      x_BHWC = max_pool(x_BHWC, (3, 3), (2, 2), ((1, 1), (1, 1)))
     for stage, blocks in enumerate(STAGES[self.depth]):
       for i in range(blocks):
         strides = 2 if stage > 0 and i == 0 else 1

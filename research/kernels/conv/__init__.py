@@ -21,6 +21,7 @@ from jax import lax
 
 from research.kernels.choice import Form, Op
 from research.kernels.conv import cpu, native, xla
+from research.kernels.depthwise_conv import depthwise_conv
 
 DIMENSIONS = xla.DIMENSIONS
 
@@ -66,16 +67,22 @@ def convolve(
 ) -> jax.Array:
   """`lax.conv_general_dilated` of (B, H, W, C) with (h, w, C, O), to give to `nn.Conv(conv_general_dilated=convolve)`.
 
-  Raises ValueError for dilations, groups and other layouts, which it does not have. Differentiates in reverse mode
+  With as many groups as channels, and as many outputs, it is `kernels.depthwise_conv` of (h, w, 1, C). Raises
+  ValueError for dilations, other groups and other layouts, which it does not have. Differentiates in reverse mode
   only, as any `jax.custom_vjp` does.
   """
   given = lax.conv_dimension_numbers(x_BHWC.shape, kernel_HWIO.shape, dimension_numbers or DIMENSIONS)
   ours = lax.conv_dimension_numbers(x_BHWC.shape, kernel_HWIO.shape, DIMENSIONS)
-  if given != ours or {*lhs_dilation, *rhs_dilation, feature_group_count} != {1}:
-    raise ValueError("convolve: no dilations, no groups, and NHWC only; use lax.conv_general_dilated")
+  depthwise = 1 < feature_group_count == x_BHWC.shape[3] == kernel_HWIO.shape[3] and kernel_HWIO.shape[2] == 1
+  if given != ours or {*lhs_dilation, *rhs_dilation} != {1} or not (depthwise or feature_group_count == 1):
+    raise ValueError(
+      "convolve: no dilations, no groups but one for each channel, and NHWC only; use lax.conv_general_dilated"
+    )
   if isinstance(padding, str):
     padding = lax.padtype_to_pads(x_BHWC.shape[1:3], kernel_HWIO.shape[:2], strides, padding)
   pads = tuple((int(low), int(high)) for low, high in padding)
+  if depthwise:
+    return depthwise_conv(x_BHWC, kernel_HWIO[:, :, 0], tuple(strides), pads, precision)
   return convolution(x_BHWC, kernel_HWIO, tuple(strides), pads, precision)
 
 

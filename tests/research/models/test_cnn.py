@@ -27,6 +27,15 @@ def test_norm_takes_the_convolutions_bias_away():
   assert parameter_count(params_of(model, (8, 8, 1))) == convolutions + norms + (2 * 2 * 16 * 10 + 10)
 
 
+def test_separable_convolutions_are_by_channel_and_then_across_channels():
+  model = CNN(10, (8, 16), convs_per_block=2, separable=True, norm="batch", head_widths=())
+  first, depthwise, pointwise = 9 * 1 * 8, 9 * (8 + 8 + 16), 8 * 8 + 8 * 16 + 16 * 16
+  norms = 2 * (8 + 8 + 16 + 16) + 2 * (8 + 8 + 16)
+  params = params_of(model, (8, 8, 1))
+  assert parameter_count(params) == first + depthwise + pointwise + norms + (2 * 2 * 16 * 10 + 10)
+  assert "depthwise_0_0" not in params
+
+
 @pytest.mark.parametrize(
   ("fields", "shape", "message"),
   [

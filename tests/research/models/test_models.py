@@ -39,6 +39,7 @@ MODELS = {
   "cnn with everything": lambda **k: CNN(
     3, (4, 6), convs_per_block=2, pooling="avg", norm="group", conv_dropout=0.2, dropout=0.5, head_widths=(), **k
   ),
+  "separable cnn": lambda **k: CNN(3, (4, 6), separable=True, norm="batch", head_widths=(), **k),
   "fast_cnn": lambda **k: FastCNN(3, (4, 4, 6), residual_convs=(1, 0), space_to_depth=True, **k),
   "residual blocks": lambda **k: ResidualBlocks(**k),
 }

@@ -1,0 +1,28 @@
+"""The three operations as XLA has them: convolutions of as many groups as channels."""
+
+import jax
+from jax import lax
+
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+
+def convolution(x_BHWC: jax.Array, kernel_HWC: jax.Array, *, strides, pads, precision) -> jax.Array:
+  return lax.conv_general_dilated(
+    x_BHWC,
+    kernel_HWC[:, :, None],
+    strides,
+    pads,
+    dimension_numbers=DIMENSIONS,
+    feature_group_count=kernel_HWC.shape[2],
+    precision=precision,
+  )
+
+
+def input_gradient(gradient_BHWC: jax.Array, kernel_HWC: jax.Array, *, image_size, **options) -> jax.Array:
+  x = jax.ShapeDtypeStruct((gradient_BHWC.shape[0], *image_size, kernel_HWC.shape[2]), gradient_BHWC.dtype)
+  return jax.linear_transpose(lambda x: convolution(x, kernel_HWC, **options), x)(gradient_BHWC)[0]
+
+
+def weight_gradient(x_BHWC: jax.Array, gradient_BHWC: jax.Array, *, kernel_size, **options) -> jax.Array:
+  kernel = jax.ShapeDtypeStruct((*kernel_size, x_BHWC.shape[3]), x_BHWC.dtype)
+  return jax.linear_transpose(lambda kernel: convolution(x_BHWC, kernel, **options), kernel)(gradient_BHWC)[0]
