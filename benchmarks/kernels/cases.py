@@ -1,21 +1,8 @@
-"""Each kernel beside what XLA makes of the operation as one would write it, in turn: how fast, and in how much memory.
+"""Operations on sizes from the experiments: by kernels of ours, as a script in JAX writes them, and in PyTorch."""
 
-  python -m benchmarks.kernels
-  python -m benchmarks.kernels attention --rounds=40
-
-An operation with its gradients, jitted, on sizes from the experiments. A round runs every form once, so that a ratio
-compares times of the same moment. Temporaries are those of the compiled program (`memory_analysis`).
-"""
-
-import argparse
 import dataclasses
 import functools
-import os
-import statistics
-import sys
-import time
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any
 
 import flax.linen as nn
@@ -25,8 +12,6 @@ import numpy as np
 import optax
 from jax import lax
 
-from research.allocator import keep_freed_memory
-from research.kernels import choice
 from research.kernels.attention import attention
 from research.kernels.bias_act import bias_act
 from research.kernels.conv import convolution
@@ -52,16 +37,21 @@ class Case:
     what: the size, in words.
     kernel: (*arrays) → an array; what is timed are it and its gradients to all floating arrays, of random cotangents.
     plain: the same, as a script has it.
+    torch: the same of PyTorch's functional module and tensors: images are (B, C, H, W) with channels last in memory,
+      kernels (O, C, h, w), sequences (B, C, L).
     shapes: of the arrays: normal ones, and then for an entry (function) what it gives.
-    form: of the kernel.
+    axes: what each is to PyTorch: "image", "kernel", "sequence" or "" for an array as it is.
+    form: of the kernel; "" leaves it to the table.
     dtype: of the arrays.
   """
 
   what: str
   kernel: Callable[..., jax.Array]
   plain: Callable[..., jax.Array]
+  torch: Callable[..., Any]
   shapes: tuple[Any, ...]
-  form: str = "cpu"
+  axes: tuple[str, ...] = ("image", "kernel")
+  form: str = ""
   dtype: str = "float32"
 
 
@@ -114,74 +104,109 @@ def activated(x, bias):
   return jnp.clip(jax.nn.leaky_relu(x + bias[None, None, None], 0.2) * jnp.asarray(2**0.5, x.dtype), -256, 256)
 
 
+def fused_attention(F, q, k, v, window: int = 0, **options):
+  """PyTorch's own, of (B, L, H, K)."""
+  if window:
+    import torch
+
+    places = torch.arange(q.shape[1])
+    options["attn_mask"] = (places[None] <= places[:, None]) & (places[None] > places[:, None] - window)
+  return F.scaled_dot_product_attention(*(each.transpose(1, 2) for each in (q, k, v)), **options).transpose(1, 2)
+
+
+def pooled(F, x, side: int):
+  return F.max_pool2d(x, side, 2, side // 2 if side == 3 else 0)
+
+
+def blur(x):
+  """A kernel for each of 64 channels."""
+  line = x.new_tensor(BLUR)
+  return (line[:, None] * line).expand(64, 1, 4, 4)
+
+
 CASES = {
   "conv": Case(
     "3×3, 64 to 64 channels, 64 images of 16×16",
     lambda x, kernel: convolution(x, kernel, (1, 1), SAME, None),
     lambda x, kernel: lax.conv_general_dilated(x, kernel, (1, 1), SAME, dimension_numbers=("NHWC", "HWIO", "NHWC")),
+    lambda F, x, kernel: F.conv2d(x, kernel, padding=1),
     ((64, 16, 16, 64), (3, 3, 64, 64)),
   ),
   "conv_transpose": Case(
     "DCGAN's 4×4, 128 to 64 channels, 64 images of 7×7 to 14×14",
     lambda x, kernel: conv_transpose(x, kernel, (2, 2), "SAME"),
     lambda x, kernel: lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")),
+    lambda F, x, kernel: F.conv_transpose2d(x, kernel.transpose(0, 1), stride=2, padding=1),
     ((64, 7, 7, 128), (4, 4, 128, 64)),
   ),
   "dense": Case(
     "12 texts of 64 tokens, 128 to 512",
     lambda x, kernel: product(x, kernel, None),
     lambda x, kernel: x @ kernel,
+    lambda F, x, kernel: x @ kernel,
     ((12, 64, 128), (128, 512)),
+    axes=("", ""),
   ),
   "norm": Case(
     "64 images of 64 patches, width 192",
     lambda x, scale, bias: norm(x, scale, bias, kind="layer", epsilon=1e-5),
     normalised,
+    lambda F, x, scale, bias: F.layer_norm(x, (192,), scale, bias),
     ((64, 64, 192), (192,), (192,)),
+    axes=("", "", ""),
   ),
   "max_over_time": Case(
     "64 texts of 100 words, width 128, 100 filters over 5 words",
     lambda x, kernel: greatest(x, kernel, jnp.ones(x.shape[:2], bool)),
     lambda x, kernel: lax.conv_general_dilated(x, kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")).max(1),
+    lambda F, x, kernel: F.conv1d(x, kernel, padding=2).amax(2),
     ((64, 100, 128), (5, 128, 100)),
+    axes=("sequence", "kernel"),
   ),
   "linear_cross_entropy": Case(
     "4,096 tokens, width 256, 16,384 words",
     scored,
     all_logits,
+    lambda F, x, kernel, labels: F.cross_entropy(x @ kernel, labels),
     ((4096, 256), (256, 16_384), labels(4096, 16_384)),
-    form="chunked",
+    axes=("", "", ""),
   ),
   "attention": Case(
     "causal, 1 text of 4,096 tokens, 4 heads of 64",
     lambda q, k, v: attention(q, k, v, causal=True)[0],
     all_scores,
+    functools.partial(fused_attention, is_causal=True),
     ((1, 4096, 4, 64),) * 3,
-    form="chunked",
+    axes=("", "", ""),
   ),
   "attention, a window": Case(
     "of 256, 1 text of 4,096 tokens, 4 heads of 64",
     lambda q, k, v: attention(q, k, v, causal=True, window=256)[0],
     functools.partial(all_scores, window=256),
+    functools.partial(fused_attention, window=256),
     ((1, 4096, 4, 64),) * 3,
-    form="chunked",
+    axes=("", "", ""),
   ),
   "dropout": Case(
     "a tenth, 64 texts of 64 tokens, width 768",
     lambda x: dropout(x, jax.random.key(0), 0.1),
     dropped,
+    lambda F, x: F.dropout(x, 0.1),
     ((64, 64, 768),),
+    axes=("",),
   ),
   "depthwise_conv": Case(
     "3×3, 128 channels, 32 images of 28×28",
     lambda x, kernel: depthwise_conv(x, kernel, (1, 1), SAME, None),
     by_channel,
+    lambda F, x, kernel: F.conv2d(x, kernel, padding=1, groups=128),
     ((32, 28, 28, 128), (3, 3, 128)),
   ),
   "depthwise_conv, halving": Case(
     "3×3, 128 channels, 32 images of 28×28",
     lambda x, kernel: depthwise_conv(x, kernel, (2, 2), SAME, None),
     functools.partial(by_channel, strides=(2, 2)),
+    lambda F, x, kernel: F.conv2d(x, kernel, stride=2, padding=1, groups=128),
     ((32, 28, 28, 128), (3, 3, 128)),
   ),
   **{
@@ -189,7 +214,9 @@ CASES = {
       "halving 256 images of 28×28, 32 channels",
       functools.partial(max_pool, window=(side, side), strides=(2, 2), pads=pads),
       functools.partial(nn.max_pool, window_shape=(side, side), strides=(2, 2), padding=pads),
+      functools.partial(pooled, side=side),
       ((256, 28, 28, 32),),
+      axes=("image",),
       dtype=dtype,
     )
     for side, pads in ((2, ((0, 0), (0, 0))), (3, SAME))
@@ -199,80 +226,28 @@ CASES = {
     "a blur of 4×4, 16 images of 32×32, 64 channels",
     lambda x: upfirdn2d(x, BLUR, (2, 2), (1, 1), ((2, 1), (2, 1))),
     functools.partial(blurred, up=2, pads=((2, 2), (2, 2))),
+    lambda F, x: F.conv_transpose2d(x, blur(x), stride=2, padding=1, groups=64),
     ((16, 32, 32, 64),),
+    axes=("image",),
   ),
   "upfirdn2d, halving": Case(
     "a blur of 4×4, 16 images of 64×64, 64 channels",
     lambda x: upfirdn2d(x, BLUR, (1, 1), (2, 2), SAME),
     functools.partial(blurred, down=2, pads=SAME),
+    lambda F, x: F.conv2d(x, blur(x), stride=2, padding=1, groups=64),
     ((16, 64, 64, 64),),
+    axes=("image",),
   ),
   **{
     f"bias_act{', bfloat16' if dtype == 'bfloat16' else ''}": Case(
       "leaky ReLU and a clamp, 16 images of 64×64, 64 channels",
       lambda x, bias: bias_act(x, bias, "leaky_relu", 2**0.5, 256.0),
       activated,
+      lambda F, x, bias: (F.leaky_relu(x + bias[None, :, None, None], 0.2) * 2**0.5).clamp(-256, 256),
       ((16, 64, 64, 64), (64,)),
+      axes=("image", ""),
       dtype=dtype,
     )
     for dtype in ("float32", "bfloat16")
   },
 }
-
-
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("operations", nargs="*", help=f"of {', '.join(CASES)}; none: all")
-  parser.add_argument("--rounds", type=int, default=20)
-  arguments = parser.parse_args()
-  if unknown := set(arguments.operations) - CASES.keys():
-    parser.error(f"no operation {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
-  keep_freed_memory()
-  print(f"{os.cpu_count()} CPUs, Python {sys.version.split()[0]}, jax {version('jax')}, {jax.devices()[0].device_kind}")
-  print("| with gradients | size | form | ms | plain | speed ÷ plain's, median (quartiles) | temporaries, MB | n |")
-  print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-  for name in arguments.operations or CASES:
-    print(row(name, CASES[name], arguments.rounds), flush=True)
-
-
-def row(name: str, case: Case, rounds: int) -> str:
-  """The table's line of a case."""
-  arrays = [
-    jnp.asarray(shape() if callable(shape) else np.random.default_rng(i).normal(size=shape).astype(case.dtype))
-    for i, shape in enumerate(case.shapes)
-  ]
-  floating = sum(jnp.issubdtype(array.dtype, jnp.floating) for array in arrays)
-  shape = jax.eval_shape(case.plain, *arrays).shape
-  arrays.append(jnp.asarray(np.random.default_rng(9).normal(size=shape), case.dtype))
-
-  def compiled(run: Callable[..., jax.Array]) -> jax.stages.Compiled:
-    def value_and_gradients(*given: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-      *given, cotangent = given
-      value, slope = jax.vjp(lambda *first: run(*first, *given[floating:]), *given[:floating])
-      return value, slope(cotangent)
-
-    return jax.jit(value_and_gradients).lower(*arrays).compile()
-
-  with choice.use(**{op.name: case.form for op in choice.OPS.values() if case.form in op.forms}):
-    programs = {"kernel": compiled(case.kernel)}
-  programs["plain"] = compiled(case.plain)
-  took = {side: [] for side in programs}
-  for program in programs.values():
-    jax.block_until_ready(program(*arrays))
-  for number in range(rounds):
-    for side in list(programs) if number % 2 else list(programs)[::-1]:
-      began = time.perf_counter()
-      jax.block_until_ready(programs[side](*arrays))
-      took[side].append(time.perf_counter() - began)
-  ratios = [theirs / ours for ours, theirs in zip(took["kernel"], took["plain"], strict=True)]
-  low, median, high = statistics.quantiles(ratios, n=4)
-  megabytes = [programs[side].memory_analysis().temp_size_in_bytes / 1e6 for side in programs]
-  milliseconds = [f"{1000 * statistics.median(took[side]):.3g}" for side in programs]
-  return (
-    f"| {name} | {case.what} | {case.form} | {' | '.join(milliseconds)} | {median:.2f} ({low:.2f} – {high:.2f})"
-    f" | {megabytes[0]:.3g} ÷ {megabytes[1]:.3g} | {rounds} |"
-  )
-
-
-if __name__ == "__main__":
-  main()

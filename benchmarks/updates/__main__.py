@@ -16,12 +16,12 @@ import argparse
 import importlib
 import math
 import os
-import re
 import statistics
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks import tables
 from benchmarks.updates import turns
 from research.kernels import choice
 
@@ -54,7 +54,7 @@ def main() -> None:
   columns = [side for side in COLUMNS if not wanted or side in wanted] + [WITH + said for said in arguments.kernels]
   versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "torch"))
   lines = [
-    f"{os.cpu_count()} cores of {processor()}, Python {sys.version.split()[0]}, {versions}.", "",
+    f"{os.cpu_count()} cores of {tables.processor()}, Python {sys.version.split()[0]}, {versions}.", "",
     f"| update of | first loss | {PEER}, ms | {' | '.join(columns)} | n |", f"|{' --- |' * (len(columns) + 4)}"
   ]  # fmt: skip
   print("\n".join(lines), flush=True)
@@ -64,13 +64,7 @@ def main() -> None:
     lines.append(told(name, row(name), measured, columns))
     print(lines[-1], flush=True)
   if arguments.write:
-    marks = r"(<!-- benchmarks.updates -->\n).*?(<!-- end -->)"
-    text, count = re.subn(
-      marks, lambda found: found[1] + "\n".join(lines) + "\n" + found[2], README.read_text(), flags=re.DOTALL
-    )
-    if count != 1:
-      sys.exit(f"{README} has {count} places for the table; it wants one, between {marks}")
-    README.write_text(text)
+    tables.write(README, "benchmarks.updates", lines)
 
 
 def row(name: str) -> turns.Row:
@@ -97,14 +91,6 @@ def told(name: str, row: turns.Row, measured: dict[str, turns.Measured], columns
   spent, rounds = 1000 * statistics.median(measured[PEER].seconds), len(measured[PEER].seconds)
   loss = "drawn" if first is None else f"{first:.5f}"
   return f"| `{name}`: {row.what} | {loss} | {spent:.3g} | {' | '.join(cells)} | {rounds} |"
-
-
-def processor() -> str:
-  """The processor's name, where Linux tells it."""
-  try:
-    return re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
-  except (OSError, TypeError):
-    return "an unnamed processor"
 
 
 if __name__ == "__main__":
