@@ -40,12 +40,15 @@ class Form:
     platforms: where it can; empty: everywhere.
     limits: (shapes, dtypes, platform, **options) → why it cannot, or None; None: it always can.
     worth: the same → whether the table takes it, where it can; None: always. Who asks for it by name gets it anyway.
+    alone: instead of `run` where a program can have no other form of the operation. Forms among which the platform
+      decides have to give the same arrays; this one may give more.
   """
 
   run: Callable[..., Any]
   platforms: tuple[str, ...] = ()
   limits: Callable[..., str | None] | None = None
   worth: Callable[..., bool] | None = None
+  alone: Callable[..., Any] | None = None
 
   def supports(self, shapes: Sequence[tuple], dtypes: Sequence[Any], platform: str, **options: Any) -> str | None:
     """Why this form cannot run on arrays of these shapes and dtypes, or None where it can."""
@@ -79,11 +82,12 @@ class Op:
       if reason := self.forms[asked].supports(shapes, dtypes, here, **options):
         raise UserError(f"kernels: {self.name} cannot run as {asked}: {reason}")
       _record(self.name, asked)
-      return self.forms[asked].run(*arrays, **options)
+      return (self.forms[asked].alone or self.forms[asked].run)(*arrays, **options)
     chosen = {each: self.choose(shapes, dtypes, each, **options) for each in PLATFORMS}
     _record(self.name, chosen.get(here, "xla"))
+    only = self.forms[chosen[PLATFORMS[0]]]
     if {*chosen.values(), chosen.get(here, "xla")} == {chosen[PLATFORMS[0]]}:
-      return self.forms[chosen[PLATFORMS[0]]].run(*arrays, **options)
+      return (only.alone or only.run)(*arrays, **options)
     run = {name: functools.partial(self.forms[name].run, **options) for name in {"xla", *chosen.values()}}
     default, others = run["xla"], {each: run[name] for each, name in chosen.items() if name != "xla"}
     return lax.platform_dependent(*arrays, **others, default=default)

@@ -29,7 +29,12 @@ def _many(shapes: Any, dtypes: Any, platform: str, **options: Any) -> bool:
 
 _TABLE = dict.fromkeys(("cpu", "cuda", "tpu"), ("chunked",))
 _FORWARD = Op(
-  "attention", forms={"chunked": Form(chunked.forward, worth=_many), "xla": Form(xla.forward)}, table=_TABLE
+  "attention",
+  forms={
+    "chunked": Form(chunked.forward, worth=_many),
+    "xla": Form(xla.forward, alone=xla.forward_and_weights),
+  },
+  table=_TABLE,
 )
 _BACKWARD = Op(
   "attention.gradients", forms={"chunked": Form(chunked.backward, worth=_many), "xla": Form(xla.backward)}, table=_TABLE

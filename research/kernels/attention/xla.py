@@ -1,4 +1,5 @@
-"""All scores at once. Without a soft cap the softmax's weights are kept for the backward pass, as autodiff would."""
+"""All scores at once. Without a soft cap the softmax's weights are kept for the backward pass, as autodiff would,
+where no other form may have made the forward pass."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +8,11 @@ from research.kernels.attention.masks import How, capped, seen
 
 
 def forward(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, *segments: jax.Array, how: How):
+  """→ (output_BLHK, log_sum_exp_BLH, None)."""
+  return *forward_and_weights(q_BLHK, k_BMGK, v_BMGK, *segments, how=how)[:2], None
+
+
+def forward_and_weights(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, *segments: jax.Array, how: How):
   """→ (output_BLHK, log_sum_exp_BLH, weights_BGRLM or None)."""
   weights_BGRLM, log_sum_exp_BLH = _weights(q_BLHK, k_BMGK, segments, how)
   weights_BGRLM = weights_BGRLM.astype(v_BMGK.dtype)

@@ -55,6 +55,16 @@ def test_the_argument_goes_before_the_context_before_the_flag_before_the_table(o
   assert form_of(op(x)) == "small"
 
 
+def test_a_form_gives_more_only_where_no_other_can_be_in_the_program(op):
+  """Branches that a platform decides between have to give the same."""
+  forms = {**FORMS, "xla": Form(FORMS["xla"].run, alone=lambda x: (constant("xla")(x), "more"))}
+  x = jnp.zeros(3)
+  assert form_of(Op("fake", forms, {"cuda": ("cuda_only",)})(x)) == "xla"
+  alone = Op("fake", forms, {})
+  assert alone(x)[1] == "more"
+  assert Op("fake", forms, {"cuda": ("cuda_only",)})(x, form="xla")[1] == "more"
+
+
 ROWS = {"cpu": "small", "cuda": "cuda_only", "tpu": "xla", "rocm": "xla"}
 
 
