@@ -133,7 +133,7 @@ def test_a_batch_divided_over_devices_stays_where_it_is():
   found, alone = compiled(q, k, v), jax.jit(slopes)(*given[:3])
   jax.tree.map(near, found, alone)
   part = PartitionSpec("data")
-  apart = jax.jit(jax.shard_map(slopes, mesh=mesh, in_specs=part, out_specs=part, check_vma=False))(q, k, v)
+  apart = jax.jit(jax.shard_map(slopes, mesh=mesh, in_specs=part, out_specs=part))(q, k, v)
   jax.tree.map(near, apart, alone)
 
 
