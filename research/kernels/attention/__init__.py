@@ -3,7 +3,7 @@
 softmax(q·k · scale) v (Vaswani et al. 2017, equation 1) over the keys that a query may see. The form `chunked` keeps a
 block of scores at a time, and what the softmax of a row adds up to, from which the backward pass makes them again (Dao
 et al. 2022, FlashAttention, algorithms 1 and 4): memory grows with the length, not its square. `xla` holds all scores
-and is the faster one while they are few.
+and is the faster one while they are few. `pallas_tpu` is `chunked` in three kernels of our own.
 
 Axes: B batch, L queries, M keys, H heads, G key and value heads, R = H / G heads that share one of them, K head width.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from research.kernels.attention import chunked, xla
+from research.kernels.attention import chunked, pallas_tpu, xla
 from research.kernels.attention.masks import How
 from research.kernels.choice import Form, Op
 
@@ -27,17 +27,25 @@ def _many(shapes: Any, dtypes: Any, platform: str, **options: Any) -> bool:
   return batch * length * heads * keys > MOST_SCORES
 
 
-_TABLE = dict.fromkeys(("cpu", "cuda", "tpu"), ("chunked",))
+_TPU = {"platforms": ("tpu",), "limits": pallas_tpu.limits, "worth": pallas_tpu.worth}
+_TABLE = {"cpu": ("chunked",), "cuda": ("chunked",), "tpu": ("pallas_tpu", "chunked")}
 _FORWARD = Op(
   "attention",
   forms={
     "chunked": Form(chunked.forward, worth=_many),
+    "pallas_tpu": Form(pallas_tpu.forward, **_TPU),
     "xla": Form(xla.forward, alone=xla.forward_and_weights),
   },
   table=_TABLE,
 )
 _BACKWARD = Op(
-  "attention.gradients", forms={"chunked": Form(chunked.backward, worth=_many), "xla": Form(xla.backward)}, table=_TABLE
+  "attention.gradients",
+  forms={
+    "chunked": Form(chunked.backward, worth=_many),
+    "pallas_tpu": Form(pallas_tpu.backward, **_TPU),
+    "xla": Form(xla.backward),
+  },
+  table=_TABLE,
 )
 
 
@@ -56,7 +64,7 @@ def attention(
   """(output_BLHK of q's dtype, log_sum_exp_BLH float32), both with gradients; head h reads key head h // (H / G).
 
   Scores and softmax are float32. A row that sees no key gives zeros, and −inf. Differentiates in reverse mode, `xla`
-  any number of times and `chunked` once.
+  any number of times and the others once.
 
   Args:
     q_BLHK: float32 or bfloat16.
@@ -68,7 +76,7 @@ def attention(
     window: a query sees this many keys, itself and those before it; with causal=False as many after it; 0: all.
     softcap: s in scores ← s·tanh(scores / s); 0: none.
     scale: of the scores; None: 1 / √K.
-    form: "xla" or "chunked", for both directions, instead of the choice.
+    form: "xla", "chunked" or "pallas_tpu", for both directions, instead of the choice.
 
   Raises:
     ValueError: shapes that do not belong together, or a negative window.
