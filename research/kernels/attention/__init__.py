@@ -2,9 +2,9 @@
 
 softmax(q·k · scale) v (Vaswani et al. 2017, equation 1) over the keys that a query may see. The form `chunked` keeps a
 block of scores at a time, and what the softmax of a row adds up to, from which the backward pass makes them again (Dao
-et al. 2022, FlashAttention, algorithms 1 and 4): memory grows with the length, not its square. `cudnn` and `mosaic_gpu`
-do so in kernels for NVIDIA's GPUs: the library's where it can, and one of our own, with documents and soft caps. `xla`
-holds all scores and is the faster one while they are few.
+et al. 2022, FlashAttention, algorithms 1 and 4): memory grows with the length, not its square. `cudnn`, `mosaic_gpu`
+and `pallas_tpu` do so in kernels: the library's for NVIDIA's GPUs where it can, and one of our own with documents and
+soft caps, and one for TPUs. `xla` holds all scores and is the faster one while they are few.
 
 Axes: B batch, L queries, M keys, H heads, G key and value heads, R = H / G heads that share one of them, K head width.
 """
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
-from research.kernels.attention import chunked, cudnn, mosaic_gpu, xla
+from research.kernels.attention import chunked, cudnn, mosaic_gpu, pallas_tpu, xla
 from research.kernels.attention.masks import How
 from research.kernels.choice import Form, Op
 
@@ -30,14 +30,15 @@ def _many(shapes: Any, dtypes: Any, platform: str, **options: Any) -> bool:
   return batch * length * heads * keys > MOST_SCORES
 
 
-_CUDA = ("cuda",)
-_TABLE = {**dict.fromkeys(("cpu", "tpu"), ("chunked",)), "cuda": ("cudnn", "mosaic_gpu", "chunked")}
+_CUDA, _TPU = ("cuda",), ("tpu",)
+_TABLE = {"cpu": ("chunked",), "cuda": ("cudnn", "mosaic_gpu", "chunked"), "tpu": ("pallas_tpu", "chunked")}
 _FORWARD = Op(
   "attention",
   forms={
     "chunked": Form(chunked.forward, worth=_many),
     "cudnn": Form(cudnn.forward, _CUDA, cudnn.limits),
     "mosaic_gpu": Form(mosaic_gpu.forward, _CUDA, mosaic_gpu.limits, mosaic_gpu.worth),
+    "pallas_tpu": Form(pallas_tpu.forward, _TPU, pallas_tpu.limits, pallas_tpu.worth),
     "xla": Form(xla.forward, alone=xla.forward_and_weights),
   },
   table=_TABLE,
@@ -48,6 +49,7 @@ _BACKWARD = Op(
     "chunked": Form(chunked.backward, worth=_many),
     "cudnn": Form(cudnn.backward, _CUDA, cudnn.limits),
     "mosaic_gpu": Form(mosaic_gpu.backward, _CUDA, mosaic_gpu.limits, mosaic_gpu.worth),
+    "pallas_tpu": Form(pallas_tpu.backward, _TPU, pallas_tpu.limits, pallas_tpu.worth),
     "xla": Form(xla.backward),
   },
   table=_TABLE,
@@ -69,7 +71,7 @@ def attention(
   """(output_BLHK of q's dtype, log_sum_exp_BLH float32), both with gradients; head h reads key head h // (H / G).
 
   Scores and softmax are float32. A row that sees no key gives zeros, and −inf. Differentiates in reverse mode, `xla`
-  any number of times and `chunked` once.
+  any number of times and the others once.
 
   Args:
     q_BLHK: float32 or bfloat16.
@@ -81,7 +83,7 @@ def attention(
     window: a query sees this many keys, itself and those before it; with causal=False as many after it; 0: all.
     softcap: s in scores ← s·tanh(scores / s); 0: none.
     scale: of the scores; None: 1 / √K.
-    form: "xla", "chunked", "cudnn" or "mosaic_gpu", for both directions, instead of the choice.
+    form: "xla", "chunked", "cudnn", "mosaic_gpu" or "pallas_tpu", for both directions, instead of the choice.
 
   Raises:
     ValueError: shapes that do not belong together, or a negative window.

@@ -49,7 +49,7 @@ def forward(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, *segments: 
 
   def rows(number, q_BcGRK, segment_Bc):
     shape = (batch, groups, heads // groups, blocks.queries)
-    start = (jnp.full(shape, -jnp.inf), jnp.zeros(shape), jnp.zeros((*shape, width)))
+    start = _varying((jnp.full(shape, -jnp.inf), jnp.zeros(shape), jnp.zeros((*shape, width))), q_BLHK)
 
     def add(block, carry):
       greatest_BGRc, total_BGRc, output_BGRcK = carry
@@ -105,16 +105,22 @@ def backward(q_BLHK, k_BMGK, v_BMGK, *segments, how: How, made, gradients):
       to_k_BnGK = jnp.einsum("bgrcn,bcgrk->bngk", to_scores_BGRcn, q_BcGRK, **wide)
       return to_q_BcGRK, blocks.added(block, to_k_BMGK, to_k_BnGK), blocks.added(block, to_v_BMGK, to_v_BnGK)
 
-    start = (jnp.zeros(q_BcGRK.shape, jnp.float32), *carry)
+    start = (_varying(jnp.zeros(q_BcGRK.shape, jnp.float32), q_BLHK), *carry)
     to_q_BcGRK, *carry = lax.fori_loop(*blocks.bounds(number), add, start)
     return tuple(carry), to_q_BcGRK
 
-  zeros = jnp.zeros(k_BMGK.shape, jnp.float32)
+  zeros = _varying(jnp.zeros(k_BMGK.shape, jnp.float32), q_BLHK)
   more = (blocks.cut(to_output_BLHK), blocks.cut(sum_BLH, jnp.inf), blocks.cut(inner_BLH))
   (to_k_BMGK, to_v_BMGK), to_q = lax.scan(rows, (zeros, zeros), (*blocks.rows(q_BLHK), *more))
   to_q_BLHK = blocks.joined(to_q).reshape(q_BLHK.shape) * how.scale
   keys = blocks.count
   return to_q_BLHK.astype(dtype), to_k_BMGK[:, :keys].astype(dtype), to_v_BMGK[:, :keys].astype(dtype)
+
+
+def _varying(start, array: jax.Array):
+  """What a loop begins with differs from device to device as what is added to it: jax.shard_map checks that."""
+  axes = tuple(jax.typeof(array).manual_axis_type.varying)
+  return jax.tree.map(lambda each: lax.pcast(each, axes, to="varying"), start)
 
 
 class _Blocks:

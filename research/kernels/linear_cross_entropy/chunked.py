@@ -1,7 +1,8 @@
 """Some tokens at a time, in a scan: what is alive at once is their logits, and the sum of the kernel's gradient.
 
 With several devices the tokens are first cut into as many groups that go side by side, each with a sum of its own: a
-batch that is sharded over them then stays where it is, and only the sums travel.
+batch that is sharded over them then stays where it is, and only the sums travel. Inside `jax.shard_map` the tokens are
+one device's already.
 """
 
 import math
@@ -13,7 +14,7 @@ from jax import lax
 from research.kernels.linear_cross_entropy import terms as of
 from research.kernels.linear_cross_entropy.terms import Scores, Terms
 
-LOGITS_BYTES = 2**26  # of float32 logits that are alive at once on a device
+LOGITS_BYTES = 2**26  # of float32 logits that are alive at once on a device, give or take a factor of two
 
 
 def scores(x_ND: jax.Array, kernel_DV: jax.Array, labels_N: jax.Array, *bias: jax.Array, terms: Terms) -> Scores:
@@ -59,9 +60,9 @@ def scores_and_gradients(
 def _cut(vocabulary: int, ignore: int, x_ND: jax.Array, labels_N: jax.Array, *weights: jax.Array):
   """→ (N of a group, arrays of (chunks S, groups G, tokens n, …)); tokens that fill a last chunk are ignored."""
   count = x_ND.shape[0]
-  groups = math.gcd(count, jax.device_count())
+  groups = 1 if jax.sharding.get_abstract_mesh().manual_axes else math.gcd(count, jax.device_count())
   size = count // groups
-  chunks = max(1, math.ceil(size * vocabulary * 4 / LOGITS_BYTES))
+  chunks = _chunks(size, size * vocabulary * 4)
   piece = math.ceil(size / chunks)
 
   def cut(array: jax.Array, filling) -> jax.Array:
@@ -71,6 +72,13 @@ def _cut(vocabulary: int, ignore: int, x_ND: jax.Array, labels_N: jax.Array, *we
     return filled.reshape(groups, chunks, piece, *array.shape[1:]).swapaxes(0, 1)
 
   return size, cut(x_ND, 0), cut(labels_N, ignore), *(cut(each, 0) for each in weights)
+
+
+def _chunks(size: int, logits_bytes: int) -> int:
+  """How many to cut so many tokens into: where it can be without a remainder, which all arrays would be copied for."""
+  wanted = max(1, math.ceil(logits_bytes / LOGITS_BYTES))
+  even = [each for each in range(math.ceil(wanted / 2), min(2 * wanted, size) + 1) if size % each == 0]
+  return min(even, key=lambda each: max(each / wanted, wanted / each), default=wanted)
 
 
 def _join(array: jax.Array, size: int) -> jax.Array:

@@ -151,6 +151,32 @@ def test_the_logits_are_never_all_there(monkeypatch):
   assert temporaries("chunked") < 0.1 * logits
 
 
+def test_inside_shard_map_a_device_has_one_sum_of_the_kernels_gradient(monkeypatch):
+  monkeypatch.setattr(chunked, "LOGITS_BYTES", 2**20)
+  mesh = Mesh(np.asarray(jax.devices()), ("data",))
+  part, whole = PartitionSpec("data"), PartitionSpec()
+  shapes = [((8192, 256), "float32"), ((256, 4096), "float32"), ((8192,), "int32"), ((8192,), "float32")]
+  specs = (part, whole, part, part)
+  given = [
+    jax.ShapeDtypeStruct(*each, sharding=NamedSharding(mesh, spec)) for each, spec in zip(shapes, specs, strict=True)
+  ]
+
+  def slopes(x, kernel, labels, weights):
+    total = lambda kernel: linear_cross_entropy(x, kernel, labels, weights).total  # noqa: E731
+    return jax.lax.psum(jax.grad(total)(kernel), "data")
+
+  apart = jax.shard_map(slopes, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=False)
+  temporaries = jax.jit(apart).lower(*given).compile().memory_analysis().temp_size_in_bytes
+  assert temporaries < 4 * (4 * 256 * 4096)  # bytes of that sum; eight of them would be there else
+
+
+@pytest.mark.parametrize(("tokens", "chunks"), [(16_384, 64), (16_381, 50), (12_288, 32), (1, 1)])
+def test_tokens_are_cut_evenly_where_they_can_be(tokens, chunks, monkeypatch):
+  """64 MB of 16,384 tokens' logits make 50 chunks and a rest, for which every array would be copied and filled up."""
+  monkeypatch.setattr(chunked, "LOGITS_BYTES", 2**26)
+  assert chunked._chunks(tokens, tokens * 50_304 * 4) == chunks
+
+
 def test_shapes_that_do_not_belong_together_are_named():
   x, kernel, labels = jnp.zeros((4, 3)), jnp.zeros((2, 5)), jnp.zeros(4, jnp.int32)
   with pytest.raises(ValueError, match=r"\(4, 3\), \(2, 5\), \(4,\), \(4,\), None"):
