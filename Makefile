@@ -31,21 +31,25 @@ test: setup
 test-all: setup
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not readme and not aot' tests
 
-test-aot: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[aot]'
-	$(BIN)/python -m pytest -n $(JOBS) -m aot tests/aot
+test-aot: $(VENV)-aot/.installed
+	$(VENV)-aot/bin/python -m pytest -n $(JOBS) -m aot tests/aot
+
+# An environment of its own: where libtpu and a CUDA plugin are installed, every program looks for their devices first.
+$(VENV)-aot/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-aot
+	$(VENV)-aot/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,aot]'
+	touch $@
 
 smoke: setup
 	$(BIN)/python -m pytest -n $(JOBS) -m readme tests/test_readme.py
 
 bench: setup
-	$(BIN)/python -m benchmarks.loop
-	$(BIN)/python -m benchmarks.kernels
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
-	$(BIN)/python -m benchmarks.gan
-	$(BIN)/python -m benchmarks.gpt
-	$(BIN)/python -m benchmarks.vit
-	$(BIN)/python -m benchmarks.text
+	$(BIN)/python -m benchmarks.loop
+	$(BIN)/python -m benchmarks.updates --write
+	$(BIN)/python -m benchmarks.kernels --write
+	$(BIN)/python -m benchmarks.precision
+	$(BIN)/python -m benchmarks.gpu --smoke
 	$(BIN)/python -m benchmarks.interchange
 	$(BIN)/python -m benchmarks.exported
 
@@ -53,4 +57,4 @@ results: setup
 	$(BIN)/python -m benchmarks.results
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-aot build research/kernels/native/build *.egg-info .pytest_cache .ruff_cache
