@@ -17,6 +17,7 @@ Axis names (what a sharding table maps to a mesh; an axis named None is never sh
 | `layers`, `experts` | the stacked blocks of a transformer; the experts of a mixture |
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,7 @@ from research.kernels.dense import dot_general
 from research.kernels.dropout import dropout
 from research.kernels.max_pool import max_pool
 from research.kernels.norm import norm
+from research.kernels.sums import add_last
 from research.kernels.upfirdn2d import upfirdn2d
 
 DType = Any  # a jax dtype or its name, "float32" or "bfloat16"
@@ -71,18 +73,34 @@ def dense(
   kernel_init: Initializer = lecun_normal,
   use_bias: bool = True,
   name: str | None = None,
-) -> nn.Dense:
+) -> nn.Module:
   """A dense layer whose kernel (in, out) has the logical `axes` and whose bias has the second of them."""
-  return nn.Dense(
-    features,
-    use_bias=use_bias,
-    dtype=dtype,
-    param_dtype=jnp.float32,
-    kernel_init=nn.with_logical_partitioning(kernel_init, axes),
-    bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
-    dot_general=dot_general,
-    name=name,
-  )
+  kernel_init = nn.with_logical_partitioning(kernel_init, axes)
+  options = {"dtype": dtype, "param_dtype": jnp.float32, "kernel_init": kernel_init, "dot_general": dot_general}
+  return _with_bias(functools.partial(nn.Dense, features, **options), axes[1], use_bias, dtype, name)
+
+
+def _with_bias(
+  make: Callable[..., nn.Module], axis: str | None, use_bias: bool, dtype: DType, name: str | None
+) -> nn.Module:
+  """The layer that make(use_bias, bias_init, name) gives; in bfloat16 with a bias whose gradient is `add_last`'s."""
+  bias_init = nn.with_logical_partitioning(nn.initializers.zeros, (axis,))
+  if use_bias and jnp.dtype(dtype) != jnp.float32:
+    return Biased(make(use_bias=False, parent=None), bias_init, name=name)
+  return make(use_bias=use_bias, bias_init=bias_init, name=name)
+
+
+class Biased(nn.Module):
+  """A layer and what is added to its last axis; parameters are the layer's, and bias."""
+
+  layer: nn.Module
+  bias_init: Initializer
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    nn.share_scope(self, self.layer)
+    y = self.layer(x)
+    return add_last(y, self.param("bias", self.bias_init, y.shape[-1:], jnp.float32).astype(y.dtype))
 
 
 def conv(
@@ -96,21 +114,25 @@ def conv(
   dtype: DType = jnp.float32,
   kernel_init: Initializer = he_normal,
   name: str | None = None,
-) -> nn.Conv:
+) -> nn.Module:
   """A square 2-D convolution of (B, H, W, C); kernel (kernel, kernel, in, out). `padding` is as in `nn.Conv`."""
-  return nn.Conv(
+  return _conv(features, kernel, strides, padding, 1, input_axis, use_bias, dtype, kernel_init, name)
+
+
+def _conv(features, kernel, strides, padding, groups, input_axis, use_bias, dtype, kernel_init, name) -> nn.Module:
+  make = functools.partial(
+    nn.Conv,
     features,
     (kernel, kernel),
     strides=(strides, strides),
     padding=padding,
-    use_bias=use_bias,
+    feature_group_count=groups,
     dtype=dtype,
     param_dtype=jnp.float32,
     conv_general_dilated=convolve,
     kernel_init=nn.with_logical_partitioning(kernel_init, (None, None, input_axis, "conv_out")),
-    bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",)),
-    name=name,
   )
+  return _with_bias(make, "conv_out", use_bias, dtype, name)
 
 
 def depthwise_conv(
@@ -123,22 +145,9 @@ def depthwise_conv(
   dtype: DType = jnp.float32,
   kernel_init: Initializer = he_normal,
   name: str | None = None,
-) -> nn.Conv:
+) -> nn.Module:
   """A square 2-D convolution of each of an image's `channels` by itself; kernel (kernel, kernel, 1, channels)."""
-  return nn.Conv(
-    channels,
-    (kernel, kernel),
-    strides=(strides, strides),
-    padding=padding,
-    feature_group_count=channels,
-    use_bias=use_bias,
-    dtype=dtype,
-    param_dtype=jnp.float32,
-    conv_general_dilated=convolve,
-    kernel_init=nn.with_logical_partitioning(kernel_init, (None, None, None, "conv_out")),
-    bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",)),
-    name=name,
-  )
+  return _conv(channels, kernel, strides, padding, channels, None, use_bias, dtype, kernel_init, name)
 
 
 class ConvTranspose(nn.Module):

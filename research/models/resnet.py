@@ -109,7 +109,7 @@ def _add_shortcut(block: Block | Bottleneck, x_BHWC: jax.Array, y_BHWC: jax.Arra
 
 def _conv(
   features: int, kernel: int, strides: int, dtype: layers.DType, name: str, input_axis: str = "conv_in"
-) -> nn.Conv:
+) -> nn.Module:
   # PyTorch's padding: with a stride, SAME would pad on the right and below only.
   padding = [(kernel // 2, kernel // 2)] * 2
   return layers.conv(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.kernels.sums import column_sum, row_sum
+from research.kernels.sums import add_last, column_sum, row_sum
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (2, 3, 8), (2, 2, 3, 1)], ids=str)
@@ -23,3 +23,15 @@ def test_only_a_cpu_sums_by_products():
   program = jax.jit(row_sum).trace(jnp.ones((4, 8)))
   assert "dot_general" in program.lower(lowering_platforms=("cpu",)).as_text()
   assert "dot_general" not in program.lower(lowering_platforms=("tpu",)).as_text()
+
+
+def test_a_bias_adds_and_its_gradient_is_summed_in_float32():
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 700, 5)), jnp.bfloat16)
+  bias, g = x[0, 0], 3 * x
+  y, slopes = jax.jit(lambda x, b: (add_last(x, b), jax.vjp(add_last, x, b)[1](g)))(x, bias)
+  np.testing.assert_array_equal(y, x + bias[None, None])
+  np.testing.assert_array_equal(slopes[0], g)
+  exact = np.asarray(g.astype(jnp.float32), np.float64).sum((0, 1))
+  assert slopes[1].dtype == jnp.bfloat16
+  # One rounding to 8 bits, of sums that take 2,100 terms.
+  np.testing.assert_allclose(slopes[1].astype(jnp.float32), exact, rtol=2**-8, atol=1e-3)

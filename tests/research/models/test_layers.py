@@ -176,3 +176,31 @@ def test_no_norm_has_no_parameters_and_changes_nothing():
 def test_an_unknown_choice_is_the_users_error(call, message):
   with pytest.raises(UserError, match=message):
     call()
+
+
+@pytest.mark.parametrize("layer", ["dense", "conv", "depthwise_conv"])
+def test_a_layer_in_bfloat16_has_the_parameters_of_one_in_float32(layer):
+  x = random_images((2, 5, 4, 6))
+
+  def make(dtype):
+    if layer == "dense":
+      return layers.dense(6, ("embed", "mlp"), dtype=dtype, name="one")
+    return getattr(layers, layer)(6, 3, use_bias=True, dtype=dtype, name="one")
+
+  class Network(nn.Module):
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x):
+      return make(self.dtype)(x)
+
+  boxed = {dtype: Network(dtype).init(jax.random.key(0), x) for dtype in ("float32", "bfloat16")}
+  assert nn.get_partition_spec(boxed["float32"]) == nn.get_partition_spec(boxed["bfloat16"])
+  params = {dtype: nn.meta.unbox(each) for dtype, each in boxed.items()}
+  jax.tree.map(np.testing.assert_array_equal, params["float32"], params["bfloat16"])
+  params = jax.tree.map(lambda p: p + 0.1, params["float32"])
+  slopes = {
+    dtype: jax.jit(jax.grad(lambda p, dtype=dtype: Network(dtype).apply(p, x).astype(jnp.float32).sum()))(params)
+    for dtype in boxed
+  }
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.02, atol=0.05), *slopes.values())
