@@ -15,6 +15,7 @@ from research.errors import UserError
 
 ENVIRONMENT: Mapping[str, str] = {
   "JAX_PLATFORMS": "cpu",
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no device is held, so no lock file keeps other processes out
   "TPU_SKIP_MDS_QUERY": "1",  # no metadata server is asked which TPU this is
   "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",  # no driver is there
 }

@@ -2,7 +2,12 @@
 
 import os
 
-os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}  # research.aot.ENVIRONMENT
+# research.aot.ENVIRONMENT, before jax is imported.
+os.environ |= {
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+  "TPU_SKIP_MDS_QUERY": "1",
+  "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
+}
 
 import jax
 import pytest
