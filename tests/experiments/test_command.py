@@ -80,7 +80,7 @@ def test_the_kernels_that_ran_are_told_and_a_run_keeps_them(capsys, tmp_path):
   assert command.main(CNN, [*line, "--kernels=conv=xla"]) == 0
   out = capsys.readouterr().out
   ours = ("dense.weight_gradient", "dropout", "max_pool", "max_pool.gradient")
-  theirs = ("conv", "conv.input_gradient", "conv.weight_gradient")
+  theirs = ("conv", "conv.input_gradient", "conv.weight_gradient", "dense.input_gradient", "dense.product")
   assert f"cpu: {', '.join(ours)}; xla: {', '.join(theirs)}" in out
   kernels = json.loads((tmp_path / "run" / "run.json").read_text())["kernels"]
   assert kernels == {**dict.fromkeys(ours, "cpu"), **dict.fromkeys(theirs, "xla")}

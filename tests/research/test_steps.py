@@ -78,7 +78,7 @@ def test_the_kernels_of_a_step_compiled_ahead_are_those_of_the_thread_that_asked
   job = Job()
   arguments = (job.task, job.feed, job.augment, 0, job.mesh, 1)
   assert steps.training_call(*arguments).forms() == {}
-  forms = {"dense.weight_gradient": "cpu", "dropout": "cpu"}
+  forms = {"dense.weight_gradient": "cpu", "dense.product": "xla", "dense.input_gradient": "xla", "dropout": "cpu"}
   assert steps.training_call(*arguments, abstract=job.abstract).forms() == forms
   with choice.use(dense="xla"):
     call = steps.training_call(*arguments, abstract=job.abstract)

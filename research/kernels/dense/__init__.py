@@ -2,19 +2,33 @@
 
 XLA's CPU backend writes the weight gradient of (B, L, D) as a product whose right side is a transposed copy, and
 computes everything that leads to it once more inside that copy; a small GPT's update takes two thirds of the time
-without. Both operations here are products of two of (x, kernel, gradient), so each one's derivative is made of the
-other.
+without. All three operations here are products of two of (x, kernel, gradient), so each one's derivatives are the
+other two.
 """
 
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 
 from research.kernels.choice import Form, Op
 from research.kernels.dense import cpu, native, xla
 
+_PRODUCT = Op(
+  "dense.product",
+  forms={
+    "native": Form(native.product, ("cpu",), native.limits, native.worth_product, missing=native.missing),
+    "xla": Form(xla.product),
+  },
+  table={"cpu": ("native", "xla")},
+)
+_INPUT_GRADIENT = Op(
+  "dense.input_gradient",
+  forms={
+    "native": Form(native.input_gradient, ("cpu",), native.limits, native.worth_product, missing=native.missing),
+    "xla": Form(xla.input_gradient),
+  },
+  table={"cpu": ("native", "xla")},
+)
 _WEIGHT_GRADIENT = Op(
   "dense.weight_gradient",
   forms={
@@ -40,7 +54,12 @@ def dot_general(x: jax.Array, kernel_DF: jax.Array, dimension_numbers: Any, prec
 
 def _product(x: jax.Array, kernel_DF: jax.Array, precision: Any):
   """(…, D) with (D, F) → (…, F)."""
-  return lax.dot_general(x, kernel_DF, (((x.ndim - 1,), (0,)), ((), ())), precision=precision)
+  return _PRODUCT(x, kernel_DF, precision=precision)
+
+
+def _input_gradient(gradient: jax.Array, kernel_DF: jax.Array, precision: Any):
+  """∂⟨gradient, product(x, kernel)⟩/∂x: (…, F) and (D, F) → (…, D)."""
+  return _INPUT_GRADIENT(gradient, kernel_DF, precision=precision)
 
 
 def _weight_gradient(x: jax.Array, gradient: jax.Array, precision: Any):
@@ -49,6 +68,7 @@ def _weight_gradient(x: jax.Array, gradient: jax.Array, precision: Any):
 
 
 product = jax.custom_vjp(_product, nondiff_argnums=(2,))
+input_gradient = jax.custom_vjp(_input_gradient, nondiff_argnums=(2,))
 weight_gradient = jax.custom_vjp(_weight_gradient, nondiff_argnums=(2,))
 
 
@@ -58,7 +78,16 @@ def _product_forward(x, kernel, precision):
 
 def _product_backward(precision, saved, gradient):
   x, kernel = saved
-  return product(gradient, jnp.swapaxes(kernel, 0, 1), precision), weight_gradient(x, gradient, precision)
+  return input_gradient(gradient, kernel, precision), weight_gradient(x, gradient, precision)
+
+
+def _input_gradient_forward(gradient, kernel, precision):
+  return input_gradient(gradient, kernel, precision), (gradient, kernel)
+
+
+def _input_gradient_backward(precision, saved, x):
+  gradient, kernel = saved
+  return product(x, kernel, precision), weight_gradient(x, gradient, precision)
 
 
 def _weight_gradient_forward(x, gradient, precision):
@@ -67,8 +96,9 @@ def _weight_gradient_forward(x, gradient, precision):
 
 def _weight_gradient_backward(precision, saved, kernel):
   x, gradient = saved
-  return product(gradient, jnp.swapaxes(kernel, 0, 1), precision), product(x, kernel, precision)
+  return input_gradient(gradient, kernel, precision), product(x, kernel, precision)
 
 
 product.defvjp(_product_forward, _product_backward)
+input_gradient.defvjp(_input_gradient_forward, _input_gradient_backward)
 weight_gradient.defvjp(_weight_gradient_forward, _weight_gradient_backward)

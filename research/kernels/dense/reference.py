@@ -1,4 +1,4 @@
-"""Both operations by their definition, in float64 numpy."""
+"""The three operations by their definition, in float64 numpy."""
 
 import numpy as np
 
@@ -11,6 +11,11 @@ def product(x, kernel_DF) -> np.ndarray:
     for d, row_F in enumerate(kernel):
       y[place] += x[place][d] * row_F
   return y
+
+
+def input_gradient(gradient, kernel_DF) -> np.ndarray:
+  """x[…, d] = Σ over f of gradient[…, f] · kernel[d, f]."""
+  return product(gradient, np.asarray(kernel_DF).T)
 
 
 def weight_gradient(x, gradient) -> np.ndarray:

@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
-from research.kernels.dense import dot_general, product, reference, weight_gradient
+from research.kernels.dense import dot_general, input_gradient, product, reference, weight_gradient
 from research.models import layers
 
 SHAPES = [(5, 3), (2, 4, 3), (2, 1, 3, 3), (3,)]
@@ -19,11 +20,23 @@ def arrays(shape, dtype=jnp.float32):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_both_operations_are_their_definition(shape):
+def test_the_operations_are_their_definition(shape):
   x, kernel_DF, gradient = arrays(shape)
-  found = jax.jit(lambda x, w, g: (product(x, w, None), weight_gradient(x, g, None)))(x, kernel_DF, gradient)
-  np.testing.assert_allclose(found[0], reference.product(x, kernel_DF), rtol=1e-5, atol=1e-6)
-  np.testing.assert_allclose(found[1], reference.weight_gradient(x, gradient), rtol=1e-5, atol=1e-6)
+  for ours, definition, operands in (
+    (product, reference.product, (x, kernel_DF)),
+    (input_gradient, reference.input_gradient, (gradient, kernel_DF)),
+    (weight_gradient, reference.weight_gradient, (x, gradient)),
+  ):
+    found = jax.jit(lambda a, b, ours=ours: ours(a, b, None))(*operands)
+    np.testing.assert_allclose(found, definition(*operands), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("of", [product, input_gradient, weight_gradient])
+def test_each_operations_derivatives_are_the_other_two(of):
+  x, kernel_DF, gradient = arrays((2, 4, 3))
+  operands = {product: (x, kernel_DF), input_gradient: (gradient, kernel_DF), weight_gradient: (x, gradient)}[of]
+  with jax.enable_x64(True):
+    check_grads(lambda a, b: of(a, b, None), [jnp.asarray(each, jnp.float64) for each in operands], 2, modes=["rev"])
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

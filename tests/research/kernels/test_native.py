@@ -13,9 +13,8 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from research.errors import UserError
-from research.kernels import choice, native
+from research.kernels import choice, dense, native
 from research.kernels.conv import convolution, input_gradient, reference, weight_gradient
-from research.kernels.dense import product
 from research.kernels.native import build
 from tests.research.kernels import oracle
 
@@ -76,18 +75,22 @@ def test_each_operation_is_its_definition_as_nearly_as_xla_is(case, dtype):
   assert {each.dtype for each in found["native"]} == {jnp.dtype(dtype)}
 
 
-@pytest.mark.parametrize("shape", [(7, 3), (2, 65, 40), (1, 1)])
-def test_a_dense_layers_weight_gradient_is_its_definition(shape):
-  (x, x64), (w, w64), (g, g64) = (
-    oracle.normal(i, *size) for i, size in enumerate((shape, (shape[-1], 37), (*shape[:-1], 37)))
-  )
-  slope = lambda w: (product(x, w, None) * g).sum()  # noqa: E731
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", [(7, 3), (2, 65, 40), (1, 1), (3, 211, 129)])
+def test_each_product_of_a_dense_layer_is_its_definition(shape, dtype):
+  sizes = (shape, (shape[-1], 37), (*shape[:-1], 37))
+  (x, x64), (w, w64), (g, g64) = (oracle.normal(i, *size, dtype=dtype) for i, size in enumerate(sizes))
   found = {}
   for form in ("native", "xla"):
-    with choice.use(**{"dense.weight_gradient": form}):
-      found[form] = jax.jit(jax.grad(slope))(w)
-  expected = x64.reshape(-1, shape[-1]).T @ g64.reshape(-1, w64.shape[1])
-  oracle.check(found["native"], found["xla"], expected, "float32", gradient=True)
+    with choice.use(dense=form), choice.recording() as forms:
+      found[form] = jax.jit(
+        lambda x, w, g: (dense.product(x, w, None), dense.input_gradient(g, w, None), dense.weight_gradient(x, g, None))
+      )(x, w, g)
+    assert forms == dict.fromkeys(("dense.product", "dense.input_gradient", "dense.weight_gradient"), form)
+  columns = shape[-1]
+  expected = (x64 @ w64, g64 @ w64.T, x64.reshape(-1, columns).T @ g64.reshape(-1, 37))
+  oracle.check(found["native"][:1], found["xla"][:1], expected[:1], dtype)
+  oracle.check(found["native"][1:], found["xla"][1:], expected[1:], dtype, gradient=True)
 
 
 def test_derivatives_of_derivatives_vmap_and_remat():
@@ -130,6 +133,18 @@ def test_inside_a_shard_map_each_device_makes_its_own_call(mesh):
   with choice.use(conv="xla"):
     expected = convolution(x, w, strides, pads, None)
   np.testing.assert_allclose(apart(x, w), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("rows", "dtype", "form"), [(512, "float32", "native"), (511, "float32", "xla"), (512, "bfloat16", "xla")]
+)
+def test_the_table_takes_a_product_of_many_rows_in_float32(mesh, rows, dtype, form):
+  part, whole = PartitionSpec("data"), PartitionSpec()
+  each = jax.grad(lambda x, w: dense.product(x, w, None).sum(dtype=jnp.float32))
+  apart = jax.shard_map(each, mesh=mesh, in_specs=(part, whole), out_specs=part, check_vma=False)
+  with choice.recording() as forms:
+    jax.eval_shape(apart, jnp.ones((8 * rows, 3), dtype), jnp.ones((3, 2), dtype))
+  assert forms["dense.product"] == forms["dense.input_gradient"] == form
 
 
 def traced(dtype=jnp.float32):

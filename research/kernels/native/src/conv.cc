@@ -6,6 +6,7 @@
 #include "conv.h"
 
 #include <algorithm>
+#include <atomic>
 #include <numeric>
 #include <vector>
 
@@ -18,6 +19,8 @@ namespace flagship::FLAGSHIP_TARGET {
 namespace {
 
 constexpr int64_t kTiles = 32;      // of rows, that one piece of columns is multiplied with before the next
+constexpr int64_t kLeastTiles = 4;  // of rows, of a task
+constexpr int64_t kTasks = 4;       // for each thread
 constexpr int64_t kFewOutputs = 4;  // that are summed along vectors of the depth
 constexpr int64_t kSmallImage = 8;  // pixels a side: a noticeable share of what its pixels read lies outside
 constexpr int64_t kNarrow = 16;     // channels below which a pixel's window is copied into one row
@@ -76,23 +79,35 @@ void GatherMultiply(const float* kernel, const std::vector<int64_t>& positions, 
                     const Pool& pool) {
   const int64_t count = positions.size(), pixels = images * rows * columns, tiles = Ceil(pixels, kRows);
   const bool dots = outputs <= kFewOutputs && depth >= kLanes;
-  Buffer packed = dots ? PackDots(kernel, positions, depth, outputs, turned)
-                       : Pack(kernel, positions, depth, outputs, turned, pool);
+  const Packing packing{kernel, positions, depth, outputs, turned};
+  Buffer packed = dots ? PackDots(kernel, positions, depth, outputs, turned) : Allocate(packing.size());
   const Product product{count, depth, outputs, packed.get()};
   const int64_t blocks = dots ? 1 : product.blocks();
   // Positions outside the image are passed over where a tile's pixels have the same ones outside.
   const bool images_first = !dots && images >= kRows && std::min(rows, columns) <= kSmallImage;
-  // Enough tasks for every thread; a wide kernel is divided by its columns first, so that it is read once.
-  const int64_t groups = std::clamp<int64_t>(tiles / 4, 1, Ceil(tiles, kTiles));
-  const int64_t parts = groups >= 8 ? 1 : std::min(blocks, Ceil(8, groups));
+  // As many tasks for every thread, of rows that stay in the cache; few rows are divided by the kernel's columns too.
+  const int64_t share = kTasks * pool.threads();
+  const int64_t groups = std::clamp<int64_t>(tiles / kLeastTiles, 1, Ceil(Ceil(tiles, kTiles), share) * share);
+  const int64_t parts = std::min(blocks, Ceil(share, groups));
+  // Packing comes first, and in the same tasks: threads that have to be woken twice would cost a small product more
+  // than it takes.
+  const int64_t packs = dots ? 0 : packing.pieces();
+  std::atomic<int64_t> packed_pieces = 0;
   Buffer zeros = Allocate(depth);
   std::fill(zeros.get(), zeros.get() + depth, 0.0f);
-  pool.Work(groups * parts, [&](const Pool::Next& next) {
+  pool.Work(packs + groups * parts, [&](const Pool::Next& next) {
     std::vector<const float*> read;
     std::vector<float*> out;
     Buffer spare = Allocate(outputs);  // where the rows of a last tile go that are no pixels
     for (int64_t task; (task = next()) >= 0;) {
-      const int64_t group = task / parts, part = task % parts;
+      if (task < packs) {
+        packing.Run(task, packed.get());
+        packed_pieces.fetch_add(1, std::memory_order_release);
+        continue;
+      }
+      // Every piece has been begun, by a thread that ends it.
+      while (packed_pieces.load(std::memory_order_acquire) < packs) _mm_pause();
+      const int64_t group = (task - packs) / parts, part = (task - packs) % parts;
       const int64_t first = tiles * group / groups, last = tiles * (group + 1) / groups;
       read.assign((last - first) * count * kRows, zeros.get());
       out.resize((last - first) * kRows);
@@ -124,7 +139,8 @@ void GatherMultiply(const float* kernel, const std::vector<int64_t>& positions, 
 // With few channels what a pixel reads is copied into one row: its window.
 void ForwardOfWindows(const ConvShape& s, const float* x, const float* kernel, float* y, const Pool& pool) {
   const int64_t width = s.kernel_height * s.kernel_width * s.channels, pixels = s.batch * s.out_height * s.out_width;
-  Buffer packed = Pack(kernel, {0}, width, s.outputs, false, pool);
+  const std::vector<int64_t> positions = {0};
+  Buffer packed = Pack({kernel, positions, width, s.outputs, false}, pool);
   const Product product{1, width, s.outputs, packed.get()};
   constexpr int64_t kAtOnce = kTiles * kRows;
   pool.Work(Ceil(pixels, kAtOnce), [&](const Pool::Next& next) {

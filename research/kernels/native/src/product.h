@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "pool.h"
@@ -15,10 +16,12 @@ namespace flagship::FLAGSHIP_TARGET {
 constexpr int kVectors = 2;                  // of a tile's columns
 constexpr int kColumns = kVectors * kLanes;  // of a tile
 #if defined(__AVX512F__)
-constexpr int kRows = 8;     // of a tile: as many pointers as there are registers for
-constexpr int kNumbers = 8;  // of a tile of outer products; divides kLanes
+constexpr int kRows = 8;           // of a tile
+constexpr int kNumbersAtOnce = 4;  // of a row, for one reading of its pointer: as many columns as registers are left
+constexpr int kNumbers = 8;        // of a tile of outer products; divides kLanes
 #else
 constexpr int kRows = 6;
+constexpr int kNumbersAtOnce = 1;
 constexpr int kNumbers = 4;
 #endif
 constexpr int64_t kDepth = 256;  // numbers of a row that are multiplied before the next tile: their columns stay in L1
@@ -32,19 +35,33 @@ inline void Multiply(const float* const* rows, int64_t positions, int64_t from, 
                      int64_t step, Vec (&acc)[kRows][N]) {
   for (int64_t position = 0; position < positions; ++position, rows += kRows, columns += step) {
     if (rows[0] == nullptr) continue;
-    const float* a[kRows];
-    for (int m = 0; m < kRows; ++m) a[m] = rows[m] + from;
     const float* b = columns + from * N * kLanes;
-    for (int64_t c = 0; c < depth; ++c, b += N * kLanes) {
-      Vec column[N];
+    const auto multiply = [&]<int kSteps>(int64_t c, std::integral_constant<int, kSteps>) {
+      Vec column[kSteps][N];
 #pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) column[n] = Load(b + n * kLanes);
+      for (int u = 0; u < kSteps; ++u) {
+#pragma GCC unroll 4
+        for (int n = 0; n < N; ++n) column[u][n] = Load(b + (u * N + n) * kLanes);
+      }
+      b += kSteps * N * kLanes;
+      // More rows than there are registers for pointers: each is read again, and not kept in a vector's part, whose
+      // way back would take a place of the multiplications.
+      if constexpr (kNumbersAtOnce > 1) asm volatile("" : "+r"(rows));
 #pragma GCC unroll 16
       for (int m = 0; m < kRows; ++m) {
+        const float* a = rows[m] + c;
 #pragma GCC unroll 4
-        for (int n = 0; n < N; ++n) acc[m][n] += a[m][c] * column[n];
+        for (int u = 0; u < kSteps; ++u) {
+#pragma GCC unroll 4
+          for (int n = 0; n < N; ++n) acc[m][n] += a[u] * column[u][n];
+        }
       }
+    };
+    int64_t c = from;
+    for (; c + kNumbersAtOnce <= from + depth; c += kNumbersAtOnce) {
+      multiply(c, std::integral_constant<int, kNumbersAtOnce>());
     }
+    for (; c < from + depth; ++c) multiply(c, std::integral_constant<int, 1>());
   }
 }
 
@@ -100,17 +117,22 @@ struct Product {
   }
 };
 
-// kernel (positions, depth, outputs) → packed columns; with `turned` it is (positions, outputs, depth).
-inline Buffer Pack(const float* kernel, const std::vector<int64_t>& positions, int64_t depth, int64_t outputs,
-                   bool turned, const Pool& pool) {
-  const int64_t count = positions.size(), blocks = Ceil(outputs, kColumns);
-  Buffer packed = Allocate(blocks * count * depth * kColumns);
-  float* const to = packed.get();
-  pool.Run(blocks * count, [&, to](int64_t task) {
-    const int64_t block = task / count, position = task % count, first = block * kColumns;
+// The packed columns of kernel (positions, depth, outputs), of which some positions are taken; with `turned` it is
+// (positions, outputs, depth). Made in pieces, each by one thread.
+struct Packing {
+  const float* kernel;
+  const std::vector<int64_t>& positions;
+  int64_t depth, outputs;
+  bool turned;
+
+  int64_t pieces() const { return Ceil(outputs, kColumns) * static_cast<int64_t>(positions.size()); }
+  int64_t size() const { return pieces() * depth * kColumns; }
+
+  void Run(int64_t piece, float* packed) const {
+    const int64_t count = positions.size(), block = piece / count, position = piece % count, first = block * kColumns;
     const int64_t columns = std::min<int64_t>(kColumns, outputs - first);
     const float* from = kernel + positions[position] * depth * outputs;
-    float* row = to + (block * count + position) * depth * kColumns;
+    float* row = packed + (block * count + position) * depth * kColumns;
     if (!turned) {
       for (int64_t c = 0; c < depth; ++c, row += kColumns) {
         std::copy_n(from + c * outputs + first, columns, row);
@@ -127,7 +149,12 @@ inline Buffer Pack(const float* kernel, const std::vector<int64_t>& positions, i
         }
       }
     }
-  });
+  }
+};
+
+inline Buffer Pack(const Packing& packing, const Pool& pool) {
+  Buffer packed = Allocate(packing.size());
+  pool.Run(packing.pieces(), [&](int64_t piece) { packing.Run(piece, packed.get()); });
   return packed;
 }
 
@@ -163,14 +190,29 @@ inline void PackVectors(const float* const* rows, int64_t count, int64_t width, 
   }
 }
 
-// total (kNumbers, kColumns) += Σ over rows of numbers(row) ⊗ vectors[row].
+// Where sums of outer products go, and whether there are sums already, to add to.
+struct Sums {
+  float* to;
+  int64_t apart;          // numbers from the beginning of a row to that of the next
+  int64_t rows, columns;  // what lies behind them is neither read nor written; no more than kColumns
+  bool started;
+};
+
+// The first kNumbers rows of sums += Σ over rows of numbers(row) ⊗ vectors[row].
 template <typename Numbers>
-inline void SumTile(const Numbers& numbers, const float* vectors, int64_t count, float* total) {
-  Vec acc[kNumbers][kVectors];
+inline void SumTile(const Numbers& numbers, const float* vectors, int64_t count, const Sums& sums) {
+  Vec acc[kNumbers][kVectors] = {};
+  const bool whole = sums.rows >= kNumbers && sums.columns >= kColumns;
+  if (sums.started) {
 #pragma GCC unroll 16
-  for (int m = 0; m < kNumbers; ++m) {
+    for (int m = 0; m < kNumbers; ++m) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) acc[m][v] = Load(total + m * kColumns + v * kLanes);
+      for (int v = 0; v < kVectors; ++v) {
+        const float* from = sums.to + m * sums.apart + v * kLanes;
+        const int64_t have = m < sums.rows ? sums.columns - v * kLanes : 0;
+        acc[m][v] = whole || have >= kLanes ? Load(from) : have > 0 ? LoadSome(from, have) : Vec{};
+      }
+    }
   }
   for (int64_t n = 0; n < count; ++n, vectors += kColumns) {
     const float* a = numbers(n);
@@ -186,22 +228,30 @@ inline void SumTile(const Numbers& numbers, const float* vectors, int64_t count,
 #pragma GCC unroll 16
   for (int m = 0; m < kNumbers; ++m) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) Store(total + m * kColumns + v * kLanes, acc[m][v]);
+    for (int v = 0; v < kVectors; ++v) {
+      float* to = sums.to + m * sums.apart + v * kLanes;
+      const int64_t have = m < sums.rows ? sums.columns - v * kLanes : 0;
+      if (whole || have >= kLanes) {
+        Store(to, acc[m][v]);
+      } else if (have > 0) {
+        StoreSome(to, acc[m][v], have);
+      }
+    }
   }
 }
 
-// total (width rounded up to kNumbers, kColumns) += Σ over rows of numbers[row] ⊗ vectors[row], packed as above.
-inline void SumProducts(const float* numbers, const float* vectors, int64_t count, int64_t width, float* total) {
-  for (int64_t row = 0; row < width; row += kNumbers, total += kNumbers * kColumns) {
+// sums += Σ over rows of numbers[row] ⊗ vectors[row], packed as above.
+inline void SumProducts(const float* numbers, const float* vectors, int64_t count, Sums sums) {
+  for (int64_t row = 0; sums.rows > 0; row += kNumbers, sums.rows -= kNumbers, sums.to += kNumbers * sums.apart) {
     const float* a = numbers + row / kLanes * Apart(count, kLanes) + row % kLanes;
-    SumTile([a](int64_t n) { return a + n * kLanes; }, vectors, count, total);
+    SumTile([a](int64_t n) { return a + n * kLanes; }, vectors, count, sums);
   }
 }
 
-// The same with rows of numbers where they lie; kNumbers divides the width.
-inline void SumProducts(const float* const* numbers, const float* vectors, int64_t count, int64_t width, float* total) {
-  for (int64_t row = 0; row < width; row += kNumbers, total += kNumbers * kColumns) {
-    SumTile([numbers, row](int64_t n) { return numbers[n] + row; }, vectors, count, total);
+// The same with rows of numbers where they lie; kNumbers divides how many they are.
+inline void SumProducts(const float* const* numbers, const float* vectors, int64_t count, Sums sums) {
+  for (int64_t row = 0; sums.rows > 0; row += kNumbers, sums.rows -= kNumbers, sums.to += kNumbers * sums.apart) {
+    SumTile([numbers, row](int64_t n) { return numbers[n] + row; }, vectors, count, sums);
   }
 }
 

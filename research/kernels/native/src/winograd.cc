@@ -162,7 +162,6 @@ void WinogradWeightGradient(const ConvShape& s, const float* x, const float* g, 
     const int64_t first_block = blocks * part / parts, own = blocks * (part + 1) / parts - first_block;
     const int64_t first = first_block * kColumns, columns = std::min(own * kColumns, s.outputs - first);
     float* const total = sums.get() + (group * blocks + first_block) * of_block;
-    std::fill(total, total + own * of_block, 0.0f);
     const int64_t begin = squares.count() * group / groups, end = squares.count() * (group + 1) / groups;
     // As PackNumbers and PackVectors have it, for each point; zeros behind the last channel and output.
     const int64_t of_numbers = padded / kLanes * Apart(at_once, kLanes), of_vectors = own * Apart(at_once, kColumns);
@@ -180,9 +179,10 @@ void WinogradWeightGradient(const ConvShape& s, const float* x, const float* g, 
       }
       for (int point = 0; point < kPoints; ++point) {
         for (int64_t block = 0; block < own; ++block) {
-          SumProducts(numbers.get() + point * of_numbers,
-                      vectors.get() + point * of_vectors + block * Apart(count, kColumns), count, s.channels,
-                      total + block * of_block + point * padded * kColumns);
+          SumProducts(
+              numbers.get() + point * of_numbers, vectors.get() + point * of_vectors + block * Apart(count, kColumns),
+              count,
+              {total + block * of_block + point * padded * kColumns, kColumns, s.channels, kColumns, start > begin});
         }
       }
     }
