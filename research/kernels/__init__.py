@@ -2,7 +2,7 @@
 
 A folder holds `__init__.py`, the public function with its derivatives (a `custom_vjp`, and inside it the choice among
 the forms: `choice.Op`); one file for each form, named after where it runs (`xla.py` for what is left to the compiler,
-`cpu.py`, `mosaic_gpu.py`, later `pallas_tpu.py`); and `reference.py`, the definition in float64 numpy loops that
+`cpu.py`, `native.py`, `mosaic_gpu.py`, `pallas_tpu.py`); and `reference.py`, the definition in float64 numpy loops that
 every form is tested against. Models call the public function and know nothing of platforms.
 """
 
