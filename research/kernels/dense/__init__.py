@@ -13,26 +13,22 @@ import jax
 from research.kernels.choice import Form, Op
 from research.kernels.dense import cpu, native, xla
 
-_PRODUCT = Op(
-  "dense.product",
-  forms={
-    "native": Form(native.product, ("cpu",), native.limits, native.worth_product, missing=native.missing),
-    "xla": Form(xla.product),
-  },
-  table={"cpu": ("native", "xla")},
-)
-_INPUT_GRADIENT = Op(
-  "dense.input_gradient",
-  forms={
-    "native": Form(native.input_gradient, ("cpu",), native.limits, native.worth_product, missing=native.missing),
-    "xla": Form(xla.input_gradient),
-  },
-  table={"cpu": ("native", "xla")},
+_NATIVE = {"platforms": ("cpu",), "limits": native.limits, "missing": native.missing}
+_PRODUCT, _INPUT_GRADIENT = (
+  Op(
+    f"dense.{name}",
+    forms={"native": Form(in_cpp, worth=native.worth_product, **_NATIVE), "xla": Form(by_xla)},
+    table={"cpu": ("native",)},
+  )
+  for name, in_cpp, by_xla in (
+    ("product", native.product, xla.product),
+    ("input_gradient", native.input_gradient, xla.input_gradient),
+  )
 )
 _WEIGHT_GRADIENT = Op(
   "dense.weight_gradient",
   forms={
-    "native": Form(native.weight_gradient, ("cpu",), native.limits, native.worth, missing=native.missing),
+    "native": Form(native.weight_gradient, worth=native.worth, **_NATIVE),
     "cpu": Form(cpu.weight_gradient),
     "xla": Form(xla.weight_gradient),
   },
