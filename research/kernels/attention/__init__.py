@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
-from research.kernels.attention import chunked, cudnn, mosaic_gpu, pallas_tpu, xla
+from research.kernels.attention import chunked, cudnn, mosaic_gpu, native, pallas_tpu, xla
 from research.kernels.attention.masks import How
 from research.kernels.choice import Form, Op
 
@@ -30,14 +30,19 @@ def _many(shapes: Any, dtypes: Any, platform: str, **options: Any) -> bool:
   return batch * length * heads * keys > MOST_SCORES
 
 
-_CUDA, _TPU = ("cuda",), ("tpu",)
-_TABLE = {"cpu": ("chunked",), "cuda": ("cudnn", "mosaic_gpu", "chunked"), "tpu": ("pallas_tpu", "chunked")}
+_CPU, _CUDA, _TPU = ("cpu",), ("cuda",), ("tpu",)
+_TABLE = {
+  "cpu": ("native", "chunked"),
+  "cuda": ("cudnn", "mosaic_gpu", "chunked"),
+  "tpu": ("pallas_tpu", "chunked"),
+}
 _FORWARD = Op(
   "attention",
   forms={
     "chunked": Form(chunked.forward, worth=_many),
     "cudnn": Form(cudnn.forward, _CUDA, cudnn.limits),
     "mosaic_gpu": Form(mosaic_gpu.forward, _CUDA, mosaic_gpu.limits, mosaic_gpu.worth),
+    "native": Form(native.forward, _CPU, native.limits, native.worth, missing=native.missing),
     "pallas_tpu": Form(pallas_tpu.forward, _TPU, pallas_tpu.limits, pallas_tpu.worth),
     "xla": Form(xla.forward, alone=xla.forward_and_weights),
   },
@@ -49,6 +54,7 @@ _BACKWARD = Op(
     "chunked": Form(chunked.backward, worth=_many),
     "cudnn": Form(cudnn.backward, _CUDA, cudnn.limits),
     "mosaic_gpu": Form(mosaic_gpu.backward, _CUDA, mosaic_gpu.limits, mosaic_gpu.worth),
+    "native": Form(native.backward, _CPU, native.limits, native.worth, missing=native.missing),
     "pallas_tpu": Form(pallas_tpu.backward, _TPU, pallas_tpu.limits, pallas_tpu.worth),
     "xla": Form(xla.backward),
   },
@@ -71,7 +77,7 @@ def attention(
   """(output_BLHK of q's dtype, log_sum_exp_BLH float32), both with gradients; head h reads key head h // (H / G).
 
   Scores and softmax are float32. A row that sees no key gives zeros, and −inf. Differentiates in reverse mode, `xla`
-  any number of times and the others once.
+  and `native` any number of times and the others once.
 
   Args:
     q_BLHK: float32 or bfloat16.
@@ -83,7 +89,7 @@ def attention(
     window: a query sees this many keys, itself and those before it; with causal=False as many after it; 0: all.
     softcap: s in scores ← s·tanh(scores / s); 0: none.
     scale: of the scores; None: 1 / √K.
-    form: "xla", "chunked", "cudnn", "mosaic_gpu" or "pallas_tpu", for both directions, instead of the choice.
+    form: "native", "chunked", "cudnn", "mosaic_gpu", "pallas_tpu" or "xla", for both directions, instead of the choice.
 
   Raises:
     ValueError: shapes that do not belong together, or a negative window.

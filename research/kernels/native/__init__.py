@@ -15,7 +15,15 @@ import jax
 import numpy as np
 
 _FOLDER = Path(__file__).parent
-TARGETS = ("conv_forward", "conv_input_gradient", "conv_weight_gradient")
+TARGETS = (
+  "attention",
+  "attention_gradients",
+  "conv_forward",
+  "conv_input_gradient",
+  "conv_weight_gradient",
+  "norm",
+  "norm_gradients",
+)
 
 
 def _sources() -> str:
@@ -55,7 +63,9 @@ def whole() -> bool:
 
 
 def call(name: str, shape: jax.ShapeDtypeStruct | list[jax.ShapeDtypeStruct], *arrays: jax.Array, **numbers: Any):
-  """Calls a kernel; numbers are int64, or tuples of them. Under vmap it is called once for each."""
-  attributes = {name: np.asarray(value, np.int64) if isinstance(value, tuple) else np.int64(value)
-                for name, value in numbers.items()}
+  """Calls a kernel; numbers are int64, tuples of them, or float32. Under vmap it is called once for each."""
+  attributes = {
+    name: np.float32(value) if isinstance(value, float) else np.array(value, np.int64)[()]
+    for name, value in numbers.items()
+  }
   return jax.ffi.ffi_call(f"flagship_{name}", shape, vmap_method="sequential")(*arrays, **attributes)

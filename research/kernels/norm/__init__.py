@@ -15,19 +15,25 @@ from jax.custom_derivatives import SymbolicZero
 
 from research.kernels import sums
 from research.kernels.choice import Form, Op
-from research.kernels.norm import cpu, formulas, mosaic_gpu, xla
+from research.kernels.norm import cpu, formulas, mosaic_gpu, native, xla
 from research.kernels.norm.how import DTYPES, KINDS, Backward, How
 
-_TABLE = {"cpu": ("cpu",), "cuda": ("mosaic_gpu",)}
-_FORWARD = Op(
-  "norm",
-  forms={"xla": Form(xla.forward), "cpu": Form(cpu.forward, worth=cpu.worth), "mosaic_gpu": mosaic_gpu.FORWARD},
-  table=_TABLE,
-)
-_BACKWARD = Op(
-  "norm.gradients",
-  forms={"xla": Form(xla.backward), "cpu": Form(cpu.backward, worth=cpu.worth), "mosaic_gpu": mosaic_gpu.BACKWARD},
-  table=_TABLE,
+_NATIVE = {"platforms": ("cpu",), "limits": native.limits, "worth": native.worth, "missing": native.missing}
+_FORWARD, _BACKWARD = (
+  Op(
+    name,
+    forms={
+      "native": Form(in_cpp, **_NATIVE),
+      "cpu": Form(by_products, worth=cpu.worth),
+      "mosaic_gpu": on_gpu,
+      "xla": Form(by_xla),
+    },
+    table={"cpu": ("native", "cpu"), "cuda": ("mosaic_gpu",)},
+  )
+  for name, in_cpp, by_products, on_gpu, by_xla in (
+    ("norm", native.forward, cpu.forward, mosaic_gpu.FORWARD, xla.forward),
+    ("norm.gradients", native.backward, cpu.backward, mosaic_gpu.BACKWARD, xla.backward),
+  )
 )
 _SUMS = formulas.Sums(sums.row_sum, sums.column_sum)
 
@@ -55,7 +61,7 @@ def norm(
     epsilon: ε.
     residual: of x's shape and dtype. x + residual, rounded to that dtype, is normalised.
     dtype: of the normalised values, float32 or bfloat16; None: x's.
-    form: "xla", "cpu" or "mosaic_gpu", for both directions, instead of the choice.
+    form: "native", "cpu", "mosaic_gpu" or "xla", for both directions, instead of the choice.
 
   Returns: the normalised values (…, D); with a residual the pair of them and x + residual, both with gradients: what a
     block of a network reads, and what it adds to.

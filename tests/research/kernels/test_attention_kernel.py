@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.test_util import check_grads
 
-from research.kernels import choice, tuning
+from research.errors import UserError
+from research.kernels import choice, native, tuning
 from research.kernels.attention import attention, reference
 from tests.research.kernels import oracle
 
@@ -26,6 +28,11 @@ CASES = {
   "documents seen from both sides": (3, 12, 12, 2, 1, 4, True, PLAIN),
   "everything": (2, 21, 21, 6, 3, 7, True, {"causal": True, "window": 9, "softcap": 3.0, "scale": 0.7}),
   "one token": (2, 1, 1, 2, 1, 3, False, {**PLAIN, "causal": True}),
+}
+LONG = {  # several of the blocks that the form in C++ has
+  "long": (1, 300, 300, 2, 1, 40, False, {**PLAIN, "causal": True}),
+  "long, documents": (2, 290, 290, 2, 2, 33, True, {**PLAIN, "window": 70, "softcap": 5.0}),
+  "long, a window": (1, 400, 401, 1, 1, 16, False, {**PLAIN, "causal": True, "window": 30}),
 }
 
 
@@ -68,15 +75,18 @@ NARROW = ("causal", "a window", "documents seen from both sides", "everything") 
 
 
 @pytest.mark.parametrize(
-  ("case", "dtype"),
-  [(CASES[name], dtype) for dtype, names in (("float32", CASES), ("bfloat16", NARROW)) for name in names],
-  ids=[*(f"{name}-float32" for name in CASES), *(f"{name}-bfloat16" for name in NARROW)],
+  ("form", "dtype", "name"),
+  [
+    *(("chunked", "float32", name) for name in CASES),
+    *(("chunked", "bfloat16", name) for name in NARROW),
+    *(("native", "float32", name) for name in CASES | LONG),
+  ],
 )
-def test_it_is_its_definition_as_nearly_as_xla_is(case, dtype):
-  given, exact, how = arrays(case, dtype)
+def test_it_is_its_definition_as_nearly_as_xla_is(form, dtype, name):
+  given, exact, how = arrays((CASES | LONG)[name], dtype)
   q, k, v, to_output, to_sum = exact
   output, sums, slopes = reference.attention(q, k, v, **how, to_output=to_output, to_sum=to_sum)
-  (ours, our_slopes), (theirs, their_slopes) = (by(form, given, how) for form in ("chunked", "xla"))
+  (ours, our_slopes), (theirs, their_slopes) = (by(each, given, how) for each in (form, "xla"))
   blind = np.isneginf(sums)
   for values in (ours, theirs):
     np.testing.assert_array_equal(np.isneginf(values[1]), blind)
@@ -87,7 +97,7 @@ def test_it_is_its_definition_as_nearly_as_xla_is(case, dtype):
   assert [each.dtype for each in (ours[0], *our_slopes)] == [jnp.dtype(dtype)] * 4
 
 
-def test_forward_and_backward_choose_apart_and_small_ones_are_left_to_the_compiler():
+def test_forward_and_backward_choose_apart_and_small_ones_are_left_to_the_compiler(monkeypatch):
   given, _, how = arrays(CASES["causal"], "float32")
   run = lambda: jax.eval_shape(lambda *given: by(None, given, how), *given)  # noqa: E731
   with choice.recording() as found:
@@ -103,6 +113,40 @@ def test_forward_and_backward_choose_apart_and_small_ones_are_left_to_the_compil
   with choice.recording() as found:
     jax.eval_shape(lambda x: attention(x, x, x, causal=True), long)
   assert found == {"attention": "chunked"}
+  monkeypatch.setattr(native, "whole", lambda: True)  # as on one device
+  with choice.recording() as found:
+    run()
+  assert found == {"attention": "native", "attention.gradients": "native"}
+
+
+def test_in_cpp_it_takes_float32_alone():
+  x = jnp.ones((1, 4, 2, 8), jnp.bfloat16)
+  with pytest.raises(UserError, match="attention cannot run as native: it takes float32, not bfloat16"):
+    attention(x, x, x, form="native")
+  with pytest.raises(UserError, match="an operand is empty"):
+    attention(*[jnp.ones((1, 0, 2, 8))] * 3, form="native")
+
+
+@pytest.mark.parametrize("form", ["native", "xla"])
+def test_derivatives_of_derivatives(form):
+  (q, k, v, *_), _, how = arrays((1, 5, 6, 4, 2, 3, False, {**PLAIN, "causal": True, "softcap": 2.0}), "float32")
+  run = lambda *x: [jnp.sin(each) for each in attention(*x, **how, form=form)]  # noqa: E731
+  check_grads(jax.jit(run), (q, k, v), order=2, modes=["rev"], rtol=1e-2, atol=1e-2)
+
+
+def test_every_value_of_a_far_query_is_right():
+  """Scores far apart: weights below the smallest number are zeros, and a softmax is still a softmax."""
+  q, k, v = (oracle.normal(seed, 1, 40, 1, 8, scale=scale)[0] for seed, scale in ((1, 30.0), (2, 30.0), (3, 1.0)))
+  found, expected = (jax.jit(functools.partial(attention, form=form))(q, k, v) for form in ("native", "xla"))
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), found, expected)
+
+
+def test_what_is_no_number_is_told_and_not_hidden():
+  q, k, v = (oracle.normal(seed, 2, 9, 2, 4)[0] for seed in range(3))
+  output, sums = attention(q.at[1, 3, 1, 2].set(jnp.nan), k, v, form="native")
+  assert np.isnan(output[1, 3, 1]).all()
+  assert np.isnan(sums[1, 3, 1])
+  assert np.isnan(np.asarray(output)).sum() == 4
 
 
 def test_where_the_platform_decides_the_gradients_are_the_same():
@@ -116,9 +160,10 @@ def test_where_the_platform_decides_the_gradients_are_the_same():
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), slopes(None), slopes("xla"))
 
 
-def test_under_vmap_and_remat_it_is_the_same():
+@pytest.mark.parametrize("form", ["chunked", "native"])
+def test_under_vmap_and_remat_it_is_the_same(form):
   given, _, how = arrays(CASES["everything"], "float32")
-  how = {**how, "form": "chunked"}
+  how = {**how, "form": form}
 
   def slopes(q, k, v):
     return jax.grad(jax.checkpoint(lambda *x: attention(*x, **how)[0].sum()), argnums=(0, 1, 2))(q, k, v)
@@ -159,6 +204,7 @@ def test_the_scores_are_never_all_there():
   scores = 2 * 4096 * 4096 * 4
   assert temporaries("xla") > scores
   assert temporaries("chunked") < 0.05 * scores
+  assert temporaries("native") < 0.05 * scores
 
 
 def test_blocks_that_nobody_sees_are_not_computed():

@@ -9,7 +9,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
-from research.kernels import choice
+from research.errors import UserError
+from research.kernels import choice, native
 from research.kernels.norm import norm, reference
 from tests.research.kernels import oracle
 
@@ -22,6 +23,7 @@ SHAPES = {
   "a row alone": (11,),
   "one column": (5, 1),
   "four axes": (2, 2, 3, 4),
+  "many": (67, 83),
 }
 PARTS = {  # scale, bias, residual
   "bare": (False, False, False),
@@ -71,11 +73,14 @@ def by(form, given, kind, **more):
   return list(values) if isinstance(values, tuple) else [values], gradients
 
 
-@pytest.mark.parametrize(("kind", "shape", "parts", "dtype"), CASES)
-def test_it_is_its_definition(kind, shape, parts, dtype):
+@pytest.mark.parametrize(
+  ("form", "kind", "shape", "parts", "dtype"),
+  [(form, *case) for form in ("cpu", "native") for case in CASES if (form, case[3]) != ("native", "bfloat16")],
+)
+def test_it_is_its_definition(form, kind, shape, parts, dtype):
   given, exact = arrays(SHAPES[shape], parts, dtype)
   values, slopes = exactly(exact, kind)
-  (ours, our_slopes), (theirs, their_slopes) = (by(form, given, kind) for form in ("cpu", "xla"))
+  (ours, our_slopes), (theirs, their_slopes) = (by(each, given, kind) for each in (form, "xla"))
   oracle.check(ours, theirs, values, dtype)
   oracle.check(our_slopes, their_slopes, slopes, dtype, gradient=True)
   assert {each.dtype for each in ours} == {jnp.dtype(dtype)}
@@ -96,7 +101,7 @@ def test_the_values_have_the_dtype_that_is_asked_for(source, to):
   oracle.check(our_slopes, their_slopes, slopes, "bfloat16", gradient=True)
 
 
-@pytest.mark.parametrize("form", ["cpu", "xla"])
+@pytest.mark.parametrize("form", ["cpu", "native", "xla"])
 @pytest.mark.parametrize("kind", ["layer", "rms"])
 def test_derivatives_of_derivatives(kind, form):
   given, _ = arrays((2, 3, 5), "everything", "float32")
@@ -111,7 +116,7 @@ def test_derivatives_of_derivatives(kind, form):
   check_grads(jax.jit(lambda x: jnp.sin(bare(x))), inputs[:1], order=2, modes=["rev"], rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("form", ["cpu", "xla"])
+@pytest.mark.parametrize("form", ["cpu", "native", "xla"])
 def test_a_mean_a_thousand_times_the_spread_loses_no_digits(form):
   x, exact = oracle.normal(1, 4, 64)
   x, exact = x + 1000.0, np.asarray(x + 1000.0, np.float64)
@@ -121,7 +126,8 @@ def test_a_mean_a_thousand_times_the_spread_loses_no_digits(form):
   np.testing.assert_allclose(found, y, atol=2e-4)
 
 
-def test_a_transposed_array_is_read_as_it_lies():
+@pytest.mark.parametrize("form", ["cpu", "native"])
+def test_a_transposed_array_is_read_as_it_lies(form):
   given, exact = arrays((6, 8), "everything", "float32")
   values, slopes = exactly(exact, "layer")
 
@@ -132,18 +138,19 @@ def test_a_transposed_array_is_read_as_it_lies():
 
   inputs = [given[name] for name in ("scale_D", "bias_D", "to_y", "to_total")]
   turned = given["x"].T, given["residual"].T
-  ours, theirs = (jax.jit(functools.partial(run, form=form))(turned, *inputs) for form in ("cpu", "xla"))
+  ours, theirs = (jax.jit(functools.partial(run, form=each))(turned, *inputs) for each in (form, "xla"))
   oracle.check(ours[0], theirs[0], values, "float32")
   oracle.check(ours[1], theirs[1], [slopes["x"].T, slopes["residual"].T], "float32", gradient=True)
 
 
-def test_under_vmap_and_remat_it_is_the_same():
+@pytest.mark.parametrize("form", ["cpu", "native"])
+def test_under_vmap_and_remat_it_is_the_same(form):
   given, _ = arrays((2, 3, 8), "everything", "float32")
   inputs = tuple(given[name] for name in ("x", "residual", "scale_D", "bias_D"))
 
   def slopes(*inputs, wrapped=lambda function: function):
     def total(x, residual, scale_D, bias_D):
-      y, both = norm(x, scale_D, bias_D, kind="layer", epsilon=EPSILON, residual=residual, form="cpu")
+      y, both = norm(x, scale_D, bias_D, kind="layer", epsilon=EPSILON, residual=residual, form=form)
       return jnp.sin(y).sum() + (both**3).sum()
 
     return jax.grad(wrapped(total), argnums=(0, 1, 2, 3))(*inputs)
@@ -189,7 +196,7 @@ def test_rows_divided_over_devices_stay_where_they_are(form):
   jax.tree.map(near, shard(placed), alone)
 
 
-def test_forward_and_backward_choose_apart_and_few_rows_are_left_to_the_compiler():
+def test_forward_and_backward_choose_apart_and_few_rows_are_left_to_the_compiler(monkeypatch):
   def traced(rows):
     x = jax.ShapeDtypeStruct((rows, 8), jnp.float32)
     return jax.eval_shape(jax.grad(lambda x: norm(x, kind="layer", epsilon=1e-5).sum()), x)
@@ -203,6 +210,20 @@ def test_forward_and_backward_choose_apart_and_few_rows_are_left_to_the_compiler
   with choice.recording() as found, choice.use(**{"norm.gradients": "xla"}):
     traced(4096)
   assert found == {"norm": "cpu", "norm.gradients": "xla"}
+  monkeypatch.setattr(native, "whole", lambda: True)  # as on one device
+  for rows, form in ((4095, "xla"), (4096, "native")):
+    with choice.recording() as found:
+      traced(rows)
+    assert found == {"norm": form, "norm.gradients": form}
+
+
+def test_in_cpp_it_takes_float32_alone():
+  x = jnp.ones((4, 8), jnp.bfloat16)
+  for given, more in ((x, {}), (x.astype(jnp.float32), {"dtype": jnp.bfloat16})):
+    with pytest.raises(UserError, match="norm cannot run as native: it takes float32, not bfloat16"):
+      norm(given, kind="rms", epsilon=1e-5, form="native", **more)
+  with pytest.raises(UserError, match="there are no rows"):
+    norm(jnp.ones((0, 8)), kind="rms", epsilon=1e-5, form="native")
 
 
 def test_what_is_kept_is_what_was_normalised_and_two_numbers_a_row():

@@ -88,6 +88,10 @@ struct Product {
           const float* const* a = rows + (tile * positions + position) * kRows;
           const float* b = columns + position * depth * kColumns;
           float* const* to = out + tile * kRows;
+          // What is written next is fetched while it is computed: rows of results are too far apart to be foreseen.
+          for (int m = 0; m < kRows; ++m) {
+            for (int n = 0; n < kVectors; ++n) __builtin_prefetch(to[m] + first + n * kLanes, 1);
+          }
           Vec acc[kRows][kVectors] = {};
           if (started) {
             for (int m = 0; m < kRows; ++m) {
