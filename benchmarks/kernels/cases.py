@@ -179,6 +179,14 @@ CASES = {
     ((1, 4096, 4, 64),) * 3,
     axes=("", "", ""),
   ),
+  "attention, many short texts": Case(
+    "64 images of 64 patches, 3 heads of 64",
+    lambda q, k, v: attention(q, k, v)[0],
+    jax.nn.dot_product_attention,
+    fused_attention,
+    ((64, 64, 3, 64),) * 3,
+    axes=("", "", ""),
+  ),
   "attention, a window": Case(
     "of 256, 1 text of 4,096 tokens, 4 heads of 64",
     lambda q, k, v: attention(q, k, v, causal=True, window=256)[0],

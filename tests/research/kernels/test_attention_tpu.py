@@ -253,6 +253,6 @@ def test_the_table_takes_it_for_many_keys_alone_or_inside_shard_map(monkeypatch)
   monkeypatch.setattr(jax, "device_count", lambda: 1)
   assert [chosen(*each) for each in ((512, 512), (1, 4096), (256, 256))] == ["pallas_tpu", "xla", "xla"]
   monkeypatch.setattr(choice, "platform", lambda: "cpu")
-  assert [chosen(512, 512, each) for each in choice.PLATFORMS] == ["xla", "xla", "pallas_tpu"]
+  assert [chosen(512, 512, each) for each in choice.PLATFORMS] == ["native", "xla", "pallas_tpu"]
   with pytest.raises(UserError, match="attention cannot run as pallas_tpu: it runs on tpu, and this is cpu"):
     attention(*[jnp.zeros((1, 9, 1, 8))] * 3, form="pallas_tpu")
