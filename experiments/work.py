@@ -195,6 +195,10 @@ def train(definition: Definition, request: Request) -> int:
       job = make_job(definition, config, print, workdir)
       _check_data(workdir, job, "give another --workdir")
       _check_best_metric(job)
+      call = job.training_call(job.abstract_state)
+      forms = call.forms()  # traced before anything is written: a form that cannot run is refused now
+      for line in choice.without_effect(config.kernels, forms):
+        print(line)
       first = first_arrays(definition, job, workdir)
       if not stop():
         job = judged(definition, job, workdir)  # which may train another run first
@@ -206,15 +210,21 @@ def train(definition: Definition, request: Request) -> int:
       run = config.run
       checkpoints = Checkpoints(workdir / "checkpoints", keep=run.keep_checkpoints, metric=run.best_metric)
       try:
-        return _train(request, job, checkpoints, stop, first)
+        return _train(request, job, call, checkpoints, stop, first)
       finally:
         checkpoints.close()
 
 
-def _train(request: Request, job: Job, checkpoints: Checkpoints, stop: StopRequest, first: dict[str, Any]) -> int:
+def _train(
+  request: Request,
+  job: Job,
+  call: steps.TrainingCall,
+  checkpoints: Checkpoints,
+  stop: StopRequest,
+  first: dict[str, Any],
+) -> int:
   config, workdir, plan, began = request.config, request.workdir, job.plan, time.monotonic()
   abstract = job.abstract_state
-  call = job.training_call(abstract)
   start = checkpoints.latest
   state = origin.begin(job.initial_state(), first) if start is None else checkpoints.restore(start, abstract)
   start = start or 0

@@ -27,7 +27,7 @@ OPS: dict[str, "Op"] = {}
 _LOG = logging.getLogger(__name__)
 _USED = jax.make_user_context(())  # part of every jit's cache key: another form is another program
 _configured: dict[str, str] = {}  # --kernels, of all threads
-_logged: set[tuple[str, str]] = set()
+_logged: set[tuple[str, str, str]] = set()
 _thread = threading.local()
 
 
@@ -78,6 +78,8 @@ class Op:
     named = {form for names in table.values() for form in names}
     if "xla" not in forms or not named <= forms.keys() or not table.keys() <= set(PLATFORMS):
       raise ValueError(f"kernels: {name} has forms {[*forms]} and a table {dict(table)}")
+    if name in OPS:
+      raise ValueError(f"kernels: there are two operations {name}")
     self.name, self.forms, self.table = name, dict(forms), dict(table)
     OPS[name] = self
 
@@ -113,10 +115,16 @@ class Op:
         if form.worth is None or form.worth(shapes, dtypes, where, **options):
           return name
         continue
-      if where == platform() and (name, reason) not in _logged:
-        _logged.add((name, reason))
-        _LOG.warning("kernels: %s does not run as %s: %s", self.name, name, reason)
+      if where == platform():
+        self._log(name, where, reason)
     return "xla"
+
+  def _log(self, form: str, where: str, reason: str) -> None:
+    """Once: for a form that is not here at all, or for this operation that cannot have it."""
+    what = "no operation runs" if self.forms[form].absent(where) else f"{self.name.partition('.')[0]} does not run"
+    if (form, what, reason) not in _logged:
+      _logged.add((form, what, reason))
+      _LOG.warning("kernels: %s as %s: %s", what, form, reason)
 
   def check(self, form: str) -> None:
     """Raises UserError for a name that is no form of it."""
@@ -167,6 +175,20 @@ def carried(function: Callable[..., Any]) -> Callable[..., Any]:
   return run
 
 
+def without_effect(written: str, forms: Mapping[str, str]) -> list[str]:
+  """What --kernels asks for in vain, a line each, where `forms` are those of a program: operations that are not in it,
+  and parts of operations that have no such form and run as the table says."""
+  said, lines = parse(written), []
+  for entry in filter(None, map(str.strip, written.split(","))):
+    name = entry.partition("=")[0].strip()
+    parts = [op for op in OPS if name in (op, op.partition(".")[0])]
+    if not any(part in forms for part in parts):
+      lines.append(f"--kernels={entry} has no effect on a training step: there is no {name} in it")
+    elif others := [part for part in parts if part in forms and part not in said]:
+      lines.append(f"--kernels={entry}: {' and '.join(others)} cannot, and {forms[others[0]]} runs")
+  return lines
+
+
 @contextlib.contextmanager
 def configured(written: str) -> Iterator[None]:
   """Within it, in every thread, operations run as --kernels says. What was traced before it keeps its forms.
@@ -203,6 +225,18 @@ def say(forms: Mapping[str, str]) -> str:
   for name, form in sorted(forms.items()):
     by_form.setdefault(form, []).append(name)
   return "; ".join(f"{form}: {', '.join(names)}" for form, names in sorted(by_form.items()))
+
+
+def together(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+  """The arrays, each differing from device to device as any of them does, inside a shard_map.
+
+  An operation with derivatives of its own asks for this first: what is the same on all devices then has the sum of
+  all devices' gradients, which jax.shard_map checks.
+  """
+  kinds = [jax.typeof(array).manual_axis_type.varying for array in arrays]
+  axes = frozenset().union(*kinds)
+  missing = [tuple(sorted(axes - kind)) for kind in kinds]
+  return tuple(lax.pcast(x, more, to="varying") if more else x for x, more in zip(arrays, missing, strict=True))
 
 
 def platform() -> str:

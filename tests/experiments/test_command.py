@@ -75,6 +75,20 @@ def test_kernels_that_cannot_run_here_leave_no_directory(capsys, tmp_path, monke
   assert not (tmp_path / "run").exists()
 
 
+def test_kernels_that_cannot_run_on_these_arrays_leave_no_directory_either(capsys, tmp_path):
+  gpt = importlib.import_module("experiments.gpt.__main__").EXPERIMENT
+  line = [f"--data.source=text:{__file__}", "--text.tokenizer=byte", "--model.layers=1", "--model.width=8"]
+  line += ["--model.heads=2", "--model.context=16", "--data.batch_size=8", "--run.steps=2", "--model.dtype=bfloat16"]
+  line += [f"--workdir={tmp_path / 'run'}", "--kernels=attention=native"]
+  assert "attention cannot run as native: it takes float32, not bfloat16" in refused(capsys, gpt, line)
+  assert not [path for path in (tmp_path / "run").glob("*") if path.name != "lock"]
+
+
+def test_kernels_asked_for_in_vain_are_told(capsys, tmp_path):
+  assert command.main(CNN, [*QUICK, f"--workdir={tmp_path / 'run'}", "--kernels=attention=xla"]) == 0
+  assert "--kernels=attention=xla has no effect on a training step: there is no attention" in capsys.readouterr().out
+
+
 def test_the_kernels_that_ran_are_told_and_a_run_keeps_them(capsys, tmp_path):
   line = [*QUICK, f"--workdir={tmp_path / 'run'}"]
   assert command.main(CNN, [*line, "--kernels=conv=xla"]) == 0

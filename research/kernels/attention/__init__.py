@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
+from research.kernels import choice
 from research.kernels.attention import chunked, cudnn, mosaic_gpu, native, pallas_tpu, xla
 from research.kernels.attention.masks import How
 from research.kernels.choice import Form, Op
@@ -84,27 +85,33 @@ def attention(
     k_BMGK: of the same dtype; G divides H.
     v_BMGK: of k's shape and dtype.
     causal: a query sees no later keys; the last query stands at the last key.
-    segment_ids: int32 (B, L) of the queries and (B, M) of the keys, or one for both: a query sees the keys of its own
-      segment alone, and nobody sees those of a negative one.
+    segment_ids: integers (B, L) of the queries and (B, M) of the keys, or one for both: a query sees the keys of its
+      own segment alone, and nobody sees those of a negative one.
     window: a query sees this many keys, itself and those before it; with causal=False as many after it; 0: all.
     softcap: s in scores ← s·tanh(scores / s); 0: none.
     scale: of the scores; None: 1 / √K.
     form: "native", "chunked", "cudnn", "mosaic_gpu", "pallas_tpu" or "xla", for both directions, instead of the choice.
 
   Raises:
-    ValueError: shapes that do not belong together, or a negative window.
+    ValueError: shapes that do not belong together, segments that are no integers, or a negative window or softcap.
   """
   batch, length, heads, width = q_BLHK.shape
   keys, groups = k_BMGK.shape[1:3]
   segments = segment_ids if isinstance(segment_ids, tuple) else () if segment_ids is None else (segment_ids,) * 2
   sizes = [(batch, length), (batch, keys)]
-  fits = k_BMGK.shape == v_BMGK.shape == (batch, keys, groups, width) and heads % groups == 0
+  fits = k_BMGK.shape == v_BMGK.shape == (batch, keys, groups, width) and width > 0 < groups and heads % groups == 0
   if not fits or (segments and [each.shape for each in segments] != sizes):
     shapes = [each.shape for each in (q_BLHK, k_BMGK, v_BMGK, *segments)]
     raise ValueError(f"attention: queries, keys, values, segments of shapes {shapes}")
-  if window < 0:
-    raise ValueError(f"attention: a window of {window}; 0 is none")
+  if window < 0 or softcap < 0:
+    raise ValueError(f"attention: a window of {window}, a softcap of {softcap}; 0 is none")
+  if not all(jnp.issubdtype(each.dtype, jnp.integer) for each in segments):
+    raise ValueError(f"attention: segments of {[each.dtype.name for each in segments]}; they are numbers of documents")
+  segments = tuple(each.astype(jnp.int32) for each in segments)
+  window = min(window, length + keys)  # as many see as without one, and places are counted in int32
   how = How(causal, window, softcap, width**-0.5 if scale is None else scale)
+  q_BLHK, k_BMGK, v_BMGK, *segments = choice.together(q_BLHK, k_BMGK, v_BMGK, *segments)
+  segments = tuple(segments)
   return _attention(q_BLHK, k_BMGK, v_BMGK, segments, how, form)
 
 

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from research.kernels.choice import together
+
 
 class Activation(NamedTuple):
   """An activation and its slope: of its output, or where that does not say it of its input."""
@@ -69,7 +71,7 @@ def bias_act(
   if gain <= 0.0 or (clamp is not None and clamp <= 0.0):
     raise ValueError(f"bias_act: gain {gain} and clamp {clamp} have to be more than 0")
   most = math.inf if clamp is None else float(np.asarray(clamp).astype(x.dtype))
-  return _bias_act(x, bias_C, How(activation, float(gain), most))
+  return _bias_act(*together(x, bias_C), How(activation, float(gain), most))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from jax import lax
 
-from research.kernels.choice import Form, Op
+from research.kernels.choice import Form, Op, together
 from research.kernels.conv import cpu, native, xla
 from research.kernels.depthwise_conv import depthwise_conv
 
@@ -81,6 +81,7 @@ def convolve(
   if isinstance(padding, str):
     padding = lax.padtype_to_pads(x_BHWC.shape[1:3], kernel_HWIO.shape[:2], strides, padding)
   pads = tuple((int(low), int(high)) for low, high in padding)
+  x_BHWC, kernel_HWIO = together(x_BHWC, kernel_HWIO)
   if depthwise:
     return depthwise_conv(x_BHWC, kernel_HWIO[:, :, 0], tuple(strides), pads, precision)
   return convolution(x_BHWC, kernel_HWIO, tuple(strides), pads, precision)

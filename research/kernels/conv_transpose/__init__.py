@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from research.kernels.choice import together
 from research.kernels.conv import input_gradient
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -49,4 +50,5 @@ def conv_transpose(
   )
   if min(size) < 1:
     raise ValueError(f"conv_transpose: padding {padding} leaves nothing of {x_BHWC.shape[1:3]} with stride {strides}")
+  x_BHWC, kernel_HWCO = together(x_BHWC, kernel_HWCO)
   return input_gradient(x_BHWC, kernel_HWCO.swapaxes(2, 3), size, tuple(strides), tuple(padding), precision)

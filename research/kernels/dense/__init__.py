@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from research.kernels.choice import Form, Op
+from research.kernels.choice import Form, Op, together
 from research.kernels.dense import cpu, native, xla
 
 _NATIVE = {"platforms": ("cpu",), "limits": native.limits, "missing": native.missing}
@@ -45,7 +45,7 @@ def dot_general(x: jax.Array, kernel_DF: jax.Array, dimension_numbers: Any, prec
     raise ValueError("dense: (…, D) with (D, F) only; use lax.dot_general")
   if set(more) - {"preferred_element_type"} or more.get("preferred_element_type") not in (None, x.dtype):
     raise ValueError(f"dense: no {', '.join(more)}; use lax.dot_general")
-  return product(x, kernel_DF, precision)
+  return product(*together(x, kernel_DF), precision)
 
 
 def _product(x: jax.Array, kernel_DF: jax.Array, precision: Any):

@@ -3,6 +3,8 @@
 import jax
 from jax import lax
 
+from research.kernels.conv.xla import transposed
+
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
@@ -19,10 +21,10 @@ def convolution(x_BHWC: jax.Array, kernel_HWC: jax.Array, *, strides, pads, prec
 
 
 def input_gradient(gradient_BHWC: jax.Array, kernel_HWC: jax.Array, *, image_size, **options) -> jax.Array:
-  x = jax.ShapeDtypeStruct((gradient_BHWC.shape[0], *image_size, kernel_HWC.shape[2]), gradient_BHWC.dtype)
-  return jax.linear_transpose(lambda x: convolution(x, kernel_HWC, **options), x)(gradient_BHWC)[0]
+  shape = (gradient_BHWC.shape[0], *image_size, kernel_HWC.shape[2])
+  return transposed(lambda x: convolution(x, kernel_HWC, **options), shape, gradient_BHWC)
 
 
 def weight_gradient(x_BHWC: jax.Array, gradient_BHWC: jax.Array, *, kernel_size, **options) -> jax.Array:
-  kernel = jax.ShapeDtypeStruct((*kernel_size, x_BHWC.shape[3]), x_BHWC.dtype)
-  return jax.linear_transpose(lambda kernel: convolution(x_BHWC, kernel, **options), kernel)(gradient_BHWC)[0]
+  shape = (*kernel_size, x_BHWC.shape[3])
+  return transposed(lambda kernel: convolution(x_BHWC, kernel, **options), shape, gradient_BHWC)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from research.kernels.choice import Form, Op
+from research.kernels.choice import Form, Op, together
 from research.kernels.max_over_time import cpu, xla
 
 _INPUT_GRADIENT = Op(
@@ -45,7 +45,7 @@ def greatest(x_BLD: jax.Array, kernel_KDF: jax.Array, real_BL: jax.Array) -> jax
     kernel_KDF: of the same dtype.
     real_BL: bool, which places count.
   """
-  return _greatest(x_BLD, kernel_KDF, real_BL)[0]
+  return _greatest(*together(x_BLD, kernel_KDF, real_BL))[0]
 
 
 @jax.custom_vjp

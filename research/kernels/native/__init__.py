@@ -7,12 +7,15 @@ says why and operations have their other forms.
 import ctypes
 import functools
 import hashlib
+import struct
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+from research.kernels import choice
 
 _FOLDER = Path(__file__).parent
 TARGETS = (
@@ -42,6 +45,8 @@ def missing() -> str | None:
   """Why there are no such kernels here, or None. The first call loads the library and tells XLA of it."""
   if not PATH.exists():
     return "it is not compiled; run python -m research.kernels.native.build"
+  if _cut_off(PATH):
+    return "its library is damaged; run python -m research.kernels.native.build"
   try:
     library = ctypes.CDLL(str(PATH))
   except OSError as error:
@@ -55,6 +60,16 @@ def missing() -> str | None:
   return None
 
 
+def _cut_off(path: Path) -> bool:
+  """Whether the end of an ELF file is missing, of which the loader would die: its table of sections stands there."""
+  with path.open("rb") as file:
+    header = file.read(64)
+  if len(header) < 64 or header[:4] != b"\x7fELF":
+    return False  # the loader says what it is not
+  (table,), (entry, count) = struct.unpack_from("<Q", header, 40), struct.unpack_from("<HH", header, 58)
+  return path.stat().st_size < table + entry * count
+
+
 def whole() -> bool:
   """Whether what is traced now runs on one device: XLA cannot divide a call over several, and would gather its
   operands. Inside a shard_map over all axes each device makes a call of its own."""
@@ -63,9 +78,15 @@ def whole() -> bool:
 
 
 def call(name: str, shape: jax.ShapeDtypeStruct | list[jax.ShapeDtypeStruct], *arrays: jax.Array, **numbers: Any):
-  """Calls a kernel; numbers are int64, tuples of them, or float32. Under vmap it is called once for each."""
+  """Calls a kernel; numbers are int64, tuples of them, or float32. Under vmap it is called once for each.
+
+  Inside a shard_map results differ from device to device where an operand does.
+  """
+  arrays = choice.together(*arrays)
+  varying = tuple(sorted(jax.typeof(arrays[0]).manual_axis_type.varying))
   attributes = {
     name: np.float32(value) if isinstance(value, float) else np.array(value, np.int64)[()]
     for name, value in numbers.items()
   }
-  return jax.ffi.ffi_call(f"flagship_{name}", shape, vmap_method="sequential")(*arrays, **attributes)
+  found = jax.ffi.ffi_call(f"flagship_{name}", shape, vmap_method="sequential")(*arrays, **attributes)
+  return jax.lax.pcast(found, varying, to="varying") if varying else found

@@ -44,7 +44,10 @@ def main() -> int:
       print("native: g++ failed, so operations have XLA's forms", file=sys.stderr)
       return 1
     library = str(Path(folder) / "library.so")
-    subprocess.run([compiler, "-shared", *objects, "-o", library, "-static-libstdc++", "-static-libgcc"], check=True)
+    linking = [compiler, "-shared", *objects, "-o", library, "-static-libstdc++", "-static-libgcc"]
+    if subprocess.run(linking).returncode:
+      print("native: g++ cannot link, so operations have XLA's forms", file=sys.stderr)
+      return 1
     native.PATH.parent.mkdir(parents=True, exist_ok=True)
     # Under another name first: a process may have the old one open, and a half-written one is never loaded.
     partial = native.PATH.with_suffix(".partial")

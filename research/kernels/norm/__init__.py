@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from research.kernels import sums
+from research.kernels import choice, sums
 from research.kernels.choice import Form, Op
 from research.kernels.norm import cpu, formulas, mosaic_gpu, native, xla
 from research.kernels.norm.how import DTYPES, KINDS, Backward, How
@@ -79,7 +79,8 @@ def norm(
     raise ValueError(f"norm: x, scale, bias, residual of {given}")
   how = How(kind, float(epsilon), dtype.name, residual is not None, scale_D is not None, bias_D is not None)
   residuals = () if residual is None else (residual,)
-  found = _norm((x, *residuals, *(each.astype(jnp.float32) for each in parameters)), how, form)
+  arrays = choice.together(x, *residuals, *(each.astype(jnp.float32) for each in parameters))
+  found = _norm(arrays, how, form)
   return found[0] if residual is None else found[:2]
 
 

@@ -32,6 +32,8 @@ CASES = {
 LONG = {  # several of the blocks that the form in C++ has
   "long": (1, 300, 300, 2, 1, 40, False, {**PLAIN, "causal": True}),
   "long, documents": (2, 290, 290, 2, 2, 33, True, {**PLAIN, "window": 70, "softcap": 5.0}),
+  "nobody is seen by many": (1, 150, 20, 1, 1, 4, False, {**PLAIN, "causal": True}),
+  "many are seen by nobody": (1, 5, 600, 1, 1, 4, False, {**PLAIN, "causal": True, "window": 8}),
   "long, a window": (1, 400, 401, 1, 1, 16, False, {**PLAIN, "causal": True, "window": 30}),
 }
 
@@ -134,6 +136,28 @@ def test_derivatives_of_derivatives(form):
   check_grads(jax.jit(run), (q, k, v), order=2, modes=["rev"], rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize("form", ["chunked", "native", "xla"])
+def test_segments_of_any_integers_and_a_window_of_any_size(form):
+  q, k, v = (oracle.normal(seed, 2, 9, 2, 4)[0] for seed in range(3))
+  ids = jnp.asarray([[0, 0, 1, 1, 1, 2, 2, 2, 2]] * 2)
+  run = functools.partial(attention, q, k, v, form=form)
+  expected = run(segment_ids=ids.astype(jnp.int32))
+  for dtype in (jnp.uint8, jnp.int16):
+    jax.tree.map(np.testing.assert_array_equal, run(segment_ids=ids.astype(dtype)), expected)
+  jax.tree.map(np.testing.assert_array_equal, run(window=2**31 - 1), run(window=0))
+
+
+def test_large_scores_are_as_near_by_cpp_as_by_blocks():
+  """Scores of a thousand: what is lost in float32's sum is lost in every form that makes the weights again."""
+  case = (1, 24, 24, 2, 2, 8, False, {**PLAIN, "scale": 100.0})
+  given, exact, how = arrays(case, "float32")
+  slopes = reference.attention(*exact[:3], **how, to_output=exact[3], to_sum=exact[4])[2]
+  (_, ours), (_, theirs) = (by(form, given, how) for form in ("native", "chunked"))
+  for a, b, true in zip(ours, theirs, slopes, strict=True):
+    error, allowed = (float(np.abs(np.asarray(each, np.float64) - true).max()) for each in (a, b))
+    assert error <= 2 * allowed + 1e-5 * float(np.abs(true).max())
+
+
 def test_every_value_of_a_far_query_is_right():
   """Scores far apart: weights below the smallest number are zeros, and a softmax is still a softmax."""
   q, k, v = (oracle.normal(seed, 1, 40, 1, 8, scale=scale)[0] for seed, scale in ((1, 30.0), (2, 30.0), (3, 1.0)))
@@ -224,6 +248,9 @@ def test_blocks_that_nobody_sees_are_not_computed():
     ((2, 4, 2, 8), (2, 5, 2, 8), {}),
     ((2, 4, 2, 8), (2, 4, 2, 8), {"segment_ids": jnp.zeros((2, 4), jnp.int32)}),
     ((2, 5, 2, 8), (2, 5, 2, 8), {"window": -1}),
+    ((2, 5, 2, 8), (2, 5, 2, 8), {"softcap": -1.0}),
+    ((2, 5, 2, 8), (2, 5, 2, 8), {"segment_ids": jnp.zeros((2, 5))}),
+    ((2, 5, 0, 8), (2, 5, 0, 8), {}),
   ],
 )
 def test_what_does_not_belong_together_is_said(k, v, more):

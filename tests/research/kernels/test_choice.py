@@ -30,6 +30,19 @@ FORMS = {
 }
 
 
+def test_a_name_is_of_one_operation(op):
+  with pytest.raises(ValueError, match="two operations fake"):
+    Op("fake", FORMS, {})
+
+
+def test_what_is_asked_for_in_vain_is_said(op):
+  forms = {"fake": "small", "fake.gradient": "xla"}
+  assert choice.without_effect("fake=cpu", forms) == []
+  assert choice.without_effect("fake=small", forms) == ["--kernels=fake=small: fake.gradient cannot, and xla runs"]
+  (line,) = choice.without_effect("fake=cpu,attention=xla", forms)
+  assert line == "--kernels=attention=xla has no effect on a training step: there is no attention in it"
+
+
 @pytest.fixture
 def op():
   """An operation whose value tells its form."""
@@ -59,10 +72,12 @@ def test_a_form_gives_more_only_where_no_other_can_be_in_the_program(op):
   """Branches that a platform decides between have to give the same."""
   forms = {**FORMS, "xla": Form(FORMS["xla"].run, alone=lambda x: (constant("xla")(x), "more"))}
   x = jnp.zeros(3)
-  assert form_of(Op("fake", forms, {"cuda": ("cuda_only",)})(x)) == "xla"
-  alone = Op("fake", forms, {})
-  assert alone(x)[1] == "more"
-  assert Op("fake", forms, {"cuda": ("cuda_only",)})(x, form="xla")[1] == "more"
+  del choice.OPS["fake"]
+  divided = Op("fake", forms, {"cuda": ("cuda_only",)})
+  assert form_of(divided(x)) == "xla"
+  assert divided(x, form="xla")[1] == "more"
+  del choice.OPS["fake"]
+  assert Op("fake", forms, {})(x)[1] == "more"
 
 
 ROWS = {"cpu": "small", "cuda": "cuda_only", "tpu": "xla", "rocm": "xla"}

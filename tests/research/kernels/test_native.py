@@ -13,8 +13,9 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from research.errors import UserError
-from research.kernels import choice, dense, native
-from research.kernels.conv import convolution, input_gradient, reference, weight_gradient
+from research.kernels import attention, choice, dense, native, norm
+from research.kernels.conv import convolution, convolve, input_gradient, reference, weight_gradient
+from research.kernels.conv_transpose import conv_transpose
 from research.kernels.native import build
 from tests.research.kernels import oracle
 
@@ -135,6 +136,38 @@ def test_inside_a_shard_map_each_device_makes_its_own_call(mesh):
   np.testing.assert_allclose(apart(x, w), expected, rtol=1e-5, atol=1e-5)
 
 
+SHARED = {
+  # (what differs from device to device, what is the same on all) → a loss
+  "attention": (lambda x, w: attention.attention(x * w[None, None, None], x, x, causal=True)[0], (8, 6, 2, 4), (4,)),
+  "norm": (lambda x, w: norm.norm(x, w, w, kind="layer", epsilon=1e-3), (8, 5, 4), (4,)),
+  "dense": (lambda x, w: dense.dot_general(x, w, (((2,), (0,)), ((), ()))), (8, 5, 4), (4, 3)),
+  "conv": (lambda x, w: convolve(x, w, (2, 1), "SAME"), (8, 5, 4, 3), (3, 3, 3, 2)),
+  "depthwise_conv": (lambda x, w: convolve(x, w, (1, 1), "SAME", feature_group_count=3), (8, 5, 4, 3), (3, 3, 1, 3)),
+  "conv_transpose": (lambda x, w: conv_transpose(x, w, (2, 2), "SAME"), (8, 3, 4, 3), (4, 4, 3, 2)),
+}
+
+
+@pytest.mark.parametrize("form", [None, "native", "xla"])
+@pytest.mark.parametrize("name", SHARED)
+def test_inside_a_shard_map_that_checks_what_differs(mesh, name, form):
+  """As jax.shard_map is unless told otherwise; what all devices share has the sum of their gradients."""
+  function, *shapes = SHARED[name]
+  x, w = (oracle.normal(seed, *shape)[0] for seed, shape in enumerate(shapes))
+  slopes = jax.grad(lambda x, w: jnp.square(function(x, w)).sum(), (0, 1))
+  part, whole = PartitionSpec("data"), PartitionSpec()
+  apart = jax.jit(jax.shard_map(slopes, mesh=mesh, in_specs=(part, whole), out_specs=(part, whole)))
+  family = {"conv_transpose": "conv"}.get(name, name)
+  forms = {family: form} if form and form in {each for op in parts(family) for each in op.forms} else {}
+  with choice.use(**forms):
+    found = apart(x, w)
+  expected = jax.jit(slopes)(x, w)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
+
+
+def parts(family):
+  return [op for name, op in choice.OPS.items() if name.partition(".")[0] == family]
+
+
 @pytest.mark.parametrize(
   ("rows", "dtype", "form"), [(512, "float32", "native"), (511, "float32", "xla"), (512, "bfloat16", "xla")]
 )
@@ -172,6 +205,7 @@ def test_the_table_takes_it_on_one_device_and_not_for_every_dtype(monkeypatch, c
 
 def test_without_the_library_there_are_the_other_forms_and_one_line(monkeypatch, caplog, tmp_path):
   monkeypatch.setattr(native, "whole", lambda: True)
+  library = native.PATH.read_bytes()
   monkeypatch.setattr(native, "PATH", tmp_path / "none.so")
   native.missing.cache_clear()
   choice._logged.clear()
@@ -180,12 +214,16 @@ def test_without_the_library_there_are_the_other_forms_and_one_line(monkeypatch,
       assert set(traced().values()) == {"xla", "cpu"}
       traced()
     (told,) = caplog.messages
+    assert told.startswith("kernels: no operation runs as native: ")
     assert told.endswith("it is not compiled; run python -m research.kernels.native.build")
     with pytest.raises(UserError, match="conv cannot run as native: it is not compiled"), choice.use(conv="native"):
       traced()
     (tmp_path / "none.so").write_text("no library")
     native.missing.cache_clear()
     assert "does not load" in native.missing()
+    (tmp_path / "none.so").write_bytes(library[: len(library) // 2])  # the loader would end the process
+    native.missing.cache_clear()
+    assert "damaged" in native.missing()
   finally:
     native.missing.cache_clear()
 

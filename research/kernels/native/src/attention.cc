@@ -1,8 +1,7 @@
 // Dao et al. 2022 (FlashAttention), algorithms 1 and 4, with tiles of queries for a GPU's blocks: a block of keys is
 // packed once for many queries, and the scores of a tile stay in the cache until they have been multiplied.
 //
-// Scores are in units of log 2, so that a weight is a power of two. Every result is summed in an order that neither
-// the number of threads nor their timing changes.
+// Every result is summed in an order that neither the number of threads nor their timing changes.
 
 #include "attention.h"
 
@@ -136,7 +135,7 @@ inline IntVec Places() {
   return places;
 }
 
-// The scores of a tile with kColumns keys in units of log 2, −∞ for what is not seen; and the soft cap's slope if
+// The scores of a tile with kColumns keys, −∞ for what is not seen; and the soft cap's slope if
 // asked.
 inline void Score(const AttentionShape& s, const Tile& tile, int64_t start, const int32_t* key_segments,
                   const float* columns, Vec (&score)[kRows][kVectors], Vec (*slope)[kVectors]) {
@@ -144,7 +143,7 @@ inline void Score(const AttentionShape& s, const Tile& tile, int64_t start, cons
     for (auto& each : row) each = Vec{};
   }
   Multiply<kVectors>(tile.rows, 1, 0, s.width, columns, 0, score);
-  const float factor = s.softcap > 0.0f ? s.scale / s.softcap : s.scale * kLog2E;
+  const float factor = s.softcap > 0.0f ? s.scale / s.softcap : s.scale;
 #pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 4
@@ -155,7 +154,7 @@ inline void Score(const AttentionShape& s, const Tile& tile, int64_t start, cons
       for (int n = 0; n < kVectors; ++n) {
         const Vec capped = Tanh(score[m][n]);
         if (slope != nullptr) slope[m][n] = 1.0f - capped * capped;
-        score[m][n] = capped * (s.softcap * kLog2E);
+        score[m][n] = capped * s.softcap;
       }
     }
   }
@@ -260,12 +259,12 @@ void AttentionForward(const AttentionShape& s, const AttentionForwardArrays& a, 
           for (int m = 0; m < kRows; ++m) {
             float& before = greatest[row - top + m];
             const float now = std::max(before, Greatest(most[m])), safe = now == -kInfinity ? 0.0f : now;
-            shrunk[m] = before == -kInfinity ? 0.0f : std::exp2(before - safe);
+            shrunk[m] = before == -kInfinity ? 0.0f : std::exp(before - safe);
             before = now;
             Vec sum = {};
             float* line = scores.get() + m * kKeys;
             for (int64_t column = columns.first; column < columns.last; column += kLanes) {
-              const Vec weight = Exp2(Load(line + column) - safe);
+              const Vec weight = Exp(Load(line + column) - safe);
               sum += weight;
               Store(line + column, weight);
             }
@@ -291,7 +290,7 @@ void AttentionForward(const AttentionShape& s, const AttentionForwardArrays& a, 
         const int64_t place = (example * s.length + row) * s.heads + head;
         const float* from = outputs.get() + (row - top) * padded;
         for (int64_t c = 0; c < s.width; ++c) a.output[place * s.width + c] = from[c] * inverse;
-        a.sums[place] = sum == 0.0f ? -kInfinity : greatest[row - top] * kLn2 + std::log(sum);
+        a.sums[place] = sum == 0.0f ? -kInfinity : greatest[row - top] + std::log(sum);
       }
     }
   });
@@ -327,7 +326,7 @@ void AttentionBackward(const AttentionShape& s, const AttentionBackwardArrays& a
       for (int64_t row = 0; row < static_cast<int64_t>(sums.size()); ++row) {
         const int64_t place = (example * s.length + row) * s.heads + head;
         const bool there = row < s.length && a.sums[place] != -kInfinity;
-        sums[row] = there ? a.sums[place] * kLog2E : kInfinity;  // no weight where nothing is seen
+        sums[row] = there ? a.sums[place] : kInfinity;  // no weight where nothing is seen
         inner[row] = there ? -a.to_sums[place] : 0.0f;
         for (int64_t c = 0; there && c < s.width; ++c) inner[row] += g[row * apart + c] * output[row * apart + c];
       }
@@ -362,7 +361,8 @@ void AttentionBackward(const AttentionShape& s, const AttentionBackwardArrays& a
                     turned_k.get() + column * s.width, score, cap);
               for (int m = 0; m < kRows; ++m) {
                 for (int n = 0; n < kVectors; ++n) {
-                  const Vec weight = Exp2(score[m][n] - sums[row + m]);
+                  // At most 1: among large scores the log-sum-exp is rounded by more than weights can bear.
+                  const Vec below = score[m][n] - sums[row + m], weight = Exp(below > 0.0f ? Vec{} : below);
                   Store(weight_rows + m * kKeys + column + n * kLanes, weight);
                   score[m][n] = (s.softcap > 0.0f ? weight * cap[m][n] : weight) * s.scale;
                 }

@@ -9,7 +9,7 @@ namespace flagship::FLAGSHIP_TARGET {
 
 typedef int32_t IntVec __attribute__((vector_size(kLanes * sizeof(int32_t))));
 
-constexpr float kLog2E = 1.44269504088896341f, kLn2 = 0.69314718055994531f;
+constexpr float kLog2E = 1.44269504088896341f;
 
 // 2^x = power · (1 + more), with x cut off at ±126.
 struct Power {
@@ -30,10 +30,11 @@ inline Power PowerOfTwo(Vec x) {
   return {(Vec)(((IntVec)rounded << 23) + (127 << 23)), p * r};
 }
 
-// 0 below 2^−126, which −∞ is as well.
-inline Vec Exp2(Vec x) {
-  const auto [power, more] = PowerOfTwo(x);
-  return x < -126.0f ? Vec{} : power + power * more;
+// e^x; 0 below 2^−126, which −∞ is as well.
+inline Vec Exp(Vec x) {
+  const Vec y = x * kLog2E;
+  const auto [power, more] = PowerOfTwo(y);
+  return y < -126.0f ? Vec{} : power + power * more;
 }
 
 // (e^2x − 1) / (e^2x + 1), where the difference loses no digits for a small x.
