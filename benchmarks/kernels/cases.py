@@ -23,6 +23,7 @@ from research.kernels.linear_cross_entropy import linear_cross_entropy
 from research.kernels.max_over_time import greatest
 from research.kernels.max_pool import max_pool
 from research.kernels.norm import norm
+from research.kernels.sums import add_last
 from research.kernels.upfirdn2d import upfirdn2d
 
 SAME = ((1, 1), (1, 1))
@@ -154,6 +155,15 @@ CASES = {
     lambda F, x, scale, bias: F.layer_norm(x, (192,), scale, bias),
     ((64, 64, 192), (192,), (192,)),
     axes=("", "", ""),
+  ),
+  "sums, of a bias in bfloat16": Case(
+    "64 images of 64 patches, width 768",
+    add_last,
+    lambda x, bias: x + bias[None, None],
+    lambda F, x, bias: x + bias,
+    ((64, 64, 768), (768,)),
+    axes=("", ""),
+    dtype="bfloat16",
   ),
   "max_over_time": Case(
     "64 texts of 100 words, width 128, 100 filters over 5 words",
