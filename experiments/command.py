@@ -18,6 +18,7 @@ from experiments import origin as origins
 from experiments.sample import Sampling
 from experiments.schema import Experiment
 from research.errors import UserError
+from research.parallel.threads import make_room
 from research.streams import say_what_can_be_said
 
 WORDS = ("train", "eval", "sample", "export", "preflight")
@@ -84,6 +85,7 @@ def main(definition: Definition, arguments: Sequence[str] | None = None) -> int:
     if getattr(sys, stream) is None:
       setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
   say_what_can_be_said(sys.stdout, sys.stderr)
+  make_room()
   try:
     if set(HELP) & set(arguments) or arguments[:1] == ["help"]:
       rest, _ = split_off(definition.sampling, [argument for argument in arguments if argument not in (*HELP, "help")])

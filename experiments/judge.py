@@ -15,7 +15,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 from experiments import command, run_directory, work
 from experiments.candidate import Candidate, find, no_classifier
 from experiments.schema import Data
-from research import steps
 from research.data import fingerprint
 from research.errors import UserError
 from research.report import record
@@ -46,7 +45,7 @@ class Judge:
       batch = prepare(batch, jax.random.key(0))  # evaluation's transform, which draws nothing
       return task.features(state, batch), task.per_example(state, batch)["prediction"]
 
-    self._see = jax.jit(see, out_shardings=steps.replicated(job.mesh))
+    self._see = jax.jit(see, out_shardings=job.layout.replicated)
 
   def look(self, images_NHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What the head sees of each image, features_ND float32, and the class that it predicts, label_N int32.

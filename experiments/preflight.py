@@ -61,7 +61,7 @@ def text(job: "Job") -> str:
 
 def lower(job: "Job", state) -> jax.stages.Lowered:
   """One update, traced and lowered for the job's devices; no array of the state is made."""
-  update = steps.training_program(job.task, job.data.train, job.data.augment, job.config.seed, job.mesh)
+  update = steps.training_program(job.task, job.data.train, job.data.augment, job.config.seed, job.layout, state)
   return update.lower(state, _given(job))
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from research.errors import UserError
 from research.kernels import choice
+from research.parallel.tables import COMPILE, STRATEGIES
 
 
 def flag(
@@ -128,9 +129,9 @@ class Optim:
 class Parallel:
   """Devices and how the work is divided over them"""
 
-  mesh: str = flag("", "mesh axes and sizes, such as data:8; empty: all devices that divide the batch")
-  strategy: str = flag("dp", "table from logical axes to mesh axes", choices=("dp",))
-  compile: str = flag("jit", "how the step is compiled", choices=("jit",))
+  mesh: str = flag("", "axes and sizes, such as data:4,model:2; empty: all devices that divide the batch", curve=False)
+  strategy: str = flag("dp", "table from logical axes to mesh axes", choices=tuple(STRATEGIES), curve=False)
+  compile: str = flag("jit", "the step divided by XLA, or written out for each device", choices=COMPILE)
 
 
 @dataclasses.dataclass(frozen=True)

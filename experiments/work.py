@@ -30,6 +30,7 @@ from research.kernels import choice
 from research.models.table import parameter_count
 from research.nearest import hint
 from research.parallel.mesh import make_mesh
+from research.parallel.tables import Layout
 from research.report import Report, measures, rebuild, record
 from research.signals import StopRequest
 from research.task import State, Sums, Task
@@ -69,37 +70,41 @@ class Job:
   """Everything that an experiment's flags stand for, made but not started."""
 
   config: Experiment
-  mesh: Mesh
+  layout: Layout
   data: inputs.Inputs
   task: Task
   plan: loop.Plan
 
   @property
+  def mesh(self) -> Mesh:
+    return self.layout.mesh
+
+  @property
   def abstract_state(self) -> State:
-    return steps.abstract_state(self._initialize, self.data.train, self.mesh)
+    return self._initialization.abstract
 
   def initial_state(self) -> State:
-    return self._initialize(self.data.train.inputs(0))
+    return self._initialization.state()
 
   @functools.cached_property
-  def _initialize(self) -> jax.stages.Wrapped:
-    return steps.initialization(self.task, self.data.train, self.data.augment, self.config.seed, self.mesh)
+  def _initialization(self) -> steps.Initialization:
+    return steps.Initialization(self.task, self.data.train, self.data.augment, self.config.seed, self.layout)
 
-  def training_call(self, abstract: State | None = None) -> steps.TrainingCall:
+  def training_call(self) -> steps.TrainingCall:
     return steps.training_call(
       self.task,
       self.data.train,
       self.data.augment,
       self.config.seed,
-      self.mesh,
+      self.layout,
       self.plan.steps_per_call,
-      abstract=abstract,
+      abstract=self.abstract_state,
     )
 
   @functools.cached_property
   def _evaluations(self) -> dict[str, Callable[[State], Sums]]:
     return {
-      name: steps.evaluation_call(self.task, feed, self.data.prepare, self.mesh)
+      name: steps.evaluation_call(self.task, feed, self.data.prepare, self.layout)
       for name, feed in self.data.evaluation.items()
     }
 
@@ -131,6 +136,8 @@ def make_job(
     splits: the data, where they are open.
   """
   mesh = make_mesh(config.parallel.mesh, config.data.batch_size // config.batch_parts)
+  layout = Layout(mesh, config.parallel.strategy, config.parallel.compile)
+  layout.check()
   if not config.parallel.mesh and mesh.devices.size < jax.device_count():
     say(f"on {mesh.devices.size} of {jax.device_count()} devices, which divide a batch of {config.data.batch_size}")
   if splits is None:
@@ -141,7 +148,7 @@ def make_job(
   data = inputs.make_inputs(config, splits, mesh)
   plan = make_plan(config, splits.train.size)
   task = definition.build(config, splits, plan.total_steps)
-  return Job(config, mesh, data, task, plan)
+  return Job(config, layout, data, task, plan)
 
 
 def first_arrays(definition: Definition, job: Job, workdir: Path) -> dict[str, Any]:
@@ -195,7 +202,7 @@ def train(definition: Definition, request: Request) -> int:
       job = make_job(definition, config, print, workdir)
       _check_data(workdir, job, "give another --workdir")
       _check_best_metric(job)
-      call = job.training_call(job.abstract_state)
+      call = job.training_call()
       forms = call.forms()  # traced before anything is written: a form that cannot run is refused now
       for line in choice.without_effect(config.kernels, forms):
         print(line)
@@ -342,10 +349,18 @@ def _header(request: Request, job: Job, abstract: State, forms: dict[str, str]) 
     "data": f"{config.data.source}: {inputs.sizes(job.data.splits)}",
     "model": f"{parameter_count(abstract.params):,} parameters",
     "training": f"{plan.total_steps:,} steps of {config.data.batch_size} ({epochs:.3g} epochs), {config.optim.name}",
-    "device": f"{len(devices)} × {devices[0].device_kind}, data {place}",
+    "device": f"{len(devices)} × {devices[0].device_kind}{_divided(job)}, data {place}",
     **({"kernels": choice.say(forms)} if forms else {}),
     "run": str(request.workdir),
   }
+
+
+def _divided(job: Job) -> str:
+  """How the work is, where there are several devices."""
+  if job.mesh.size == 1:
+    return ""
+  axes = ",".join(f"{axis}:{size}" for axis, size in job.mesh.shape.items() if size > 1)
+  return f" ({axes}, {job.layout.strategy} by {job.layout.compile})"
 
 
 def check_trained(workdir: Path) -> None:

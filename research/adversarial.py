@@ -16,6 +16,8 @@ import optax
 from research import optim, spectral
 from research.flops import model_flops
 from research.gan_losses import GanLoss, gradient_penalty, zero_centred_penalty
+from research.parallel import collectives
+from research.parallel.tables import logical_axes
 from research.supervised import input_of
 from research.task import Batch, Key, Metrics, State, Sums, Task
 
@@ -56,7 +58,7 @@ class Adversaries:
 
   def noise(self, key: Key, count: int) -> jax.Array:
     """z_BZ, standard normal float32."""
-    return jax.random.normal(key, (count, self.latent), jnp.float32)
+    return collectives.rows(lambda count: jax.random.normal(key, (count, self.latent), jnp.float32), count)
 
   def make(self, params: Any, statistics: Any, z_BZ: jax.Array, label_B: jax.Array | None) -> tuple[jax.Array, Any]:
     """The training form: → (fakes, the generator's new statistics)."""
@@ -106,14 +108,22 @@ def adversarial(
   Labels of fakes are those of the real examples beside them, so their frequencies agree.
   """
 
-  def init(key: Key, batch: Batch) -> State:
-    generator_key, discriminator_key, spectral_key = jax.random.split(key, 3)
+  def initialize(generator_key: Key, discriminator_key: Key, batch: Batch) -> dict[str, Any]:
     x, label_B = input_of(batch), batch.get("label")
     z_BZ = jnp.zeros((x.shape[0], players.latent), jnp.float32)
-    variables = {
+    return {
       "generator": players.generator.init(generator_key, z_BZ, label_B, train=False),
       "discriminator": players.discriminator.init(discriminator_key, x, label_B, train=False),
     }
+
+  def axes(batch: Batch) -> Any:
+    key = jax.random.key(0)
+    variables = jax.eval_shape(initialize, key, key, batch)
+    return {name: logical_axes(value["params"]) for name, value in variables.items()}
+
+  def init(key: Key, batch: Batch) -> State:
+    generator_key, discriminator_key, spectral_key = jax.random.split(key, 3)
+    variables = initialize(generator_key, discriminator_key, batch)
     variables = {name: dict(nn.meta.unbox(value)) for name, value in variables.items()}
     params = {name: value.pop("params") for name, value in variables.items()}
     extra = dict(variables)
@@ -159,7 +169,7 @@ def adversarial(
           loss = loss + weight * found[name]
       return loss, (after_fake, newer, found)
 
-    gradients, (statistics, vectors, found) = jax.grad(loss_of, has_aux=True)(params)
+    gradients, (statistics, vectors, found) = collectives.mean(jax.grad(loss_of, has_aux=True)(params))
     updates, opt_state = optimizers["discriminator"].update(gradients, opt_state, params)
     found["discriminator_gradient_norm"] = optax.tree.norm(gradients)
     vectors = jax.lax.stop_gradient(vectors)
@@ -201,7 +211,7 @@ def adversarial(
       return game.loss.generator(real_B, fake_B).mean()
 
     loss, gradient = jax.value_and_grad(generator_loss)(fake)
-    (gradients,) = pull_back(gradient)
+    loss, made, (gradients,) = collectives.mean((loss, made, pull_back(gradient)))
     updates, opt_state = optimizers["generator"].update(gradients, state.opt_state["generator"], params)
     params = optax.apply_updates(params, updates)
 
@@ -242,7 +252,7 @@ def adversarial(
     return game.critic_steps * (6 * judging + making) + 2 * making + 2 * judging
 
   return Task(
-    init=init, step=step, evaluate=evaluate, summarize=summarize, judge=judge, sample=sample, flops=flops
+    init=init, step=step, evaluate=evaluate, summarize=summarize, judge=judge, sample=sample, flops=flops, axes=axes
   )
 
 

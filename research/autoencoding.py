@@ -20,6 +20,8 @@ from research import losses, optim
 from research.errors import UserError
 from research.flops import training_flops
 from research.models.autoencoder import Autoencoder, expected_value, gaussian_kl, log_likelihood
+from research.parallel import collectives
+from research.parallel.tables import logical_axes
 from research.supervised import input_of
 from research.task import Batch, Key, Metrics, Sample, State, Sums, Task
 
@@ -115,9 +117,18 @@ def autoencoding(
   """
   terms_of = functools.partial(_bounds, model, variational) if variational else functools.partial(_errors, model, noise)
 
+  def initialize(key: Key, batch: Batch) -> Any:
+    return model.init(key, _network_input(noise, input_of(batch)))["params"]
+
+  learns_sigma = variational and variational.likelihood == "gaussian" and not variational.sigma
+
+  def axes(batch: Batch) -> Any:
+    names = logical_axes(jax.eval_shape(initialize, jax.random.key(0), batch))
+    return {**names, "log_sigma": ()} if learns_sigma else names
+
   def init(key: Key, batch: Batch) -> State:
-    params = nn.meta.unbox(model.init(key, _network_input(noise, input_of(batch))))["params"]
-    if variational and variational.likelihood == "gaussian" and not variational.sigma:
+    params = nn.meta.unbox(initialize(key, batch))
+    if learns_sigma:
       params = {**params, "log_sigma": jnp.float32(0)}
     extra = {"ema": jax.tree.map(jnp.copy, params)} if ema_decay else {}
     return State(jnp.int32(0), params, optimizer.init(params), extra)
@@ -127,7 +138,8 @@ def autoencoding(
 
     def gradients_of(params: Any, batch: Batch, extra: Any, key: Key):
       def objective(params):
-        terms = terms_of(params, input_of(batch), jax.random.split(key, batch["mask"].shape[0]))
+        keys_B = collectives.rows(functools.partial(jax.random.split, key), batch["mask"].shape[0])
+        terms = terms_of(params, input_of(batch), keys_B)
         terms["objective"] = terms["loss"] if beta is None else beta * terms["kl"] - terms["reconstruction"]
         sums = _masked_sums(terms, batch["mask"])
         return sums["objective"] / jnp.maximum(batch["mask"].sum(), 1), sums
@@ -172,7 +184,7 @@ def autoencoding(
     return training_flops(model.apply, jax.eval_shape(model.init, jax.random.key(0), x), x)
 
   summarize = functools.partial(summary, images=len(model.shape) == 3)
-  return Task(init, step, evaluate, summarize, sample=None if examples is None else sample, flops=flops)
+  return Task(init, step, evaluate, summarize, sample=None if examples is None else sample, flops=flops, axes=axes)
 
 
 def summary(sums: Mapping[str, Any], *, images: bool) -> dict[str, float]:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from research.parallel import collectives
+
 
 @dataclasses.dataclass(frozen=True)
 class GanLoss:
@@ -66,7 +68,8 @@ def zero_centred_penalty(score: Score, x: jax.Array) -> jax.Array:
 
 def gradient_penalty(score: Score, real: jax.Array, fake: jax.Array, key: jax.Array) -> jax.Array:
   """(‖∇ score‖ − 1)² at random points between pairs of real and fake (Gulrajani et al. 2017, equation 3)."""
-  weight = jax.random.uniform(key, (real.shape[0],) + (1,) * (real.ndim - 1), real.dtype)
+  shape = (1,) * (real.ndim - 1)
+  weight = collectives.rows(lambda count: jax.random.uniform(key, (count, *shape), real.dtype), real.shape[0])
   slopes_B = _squared_slopes(score, weight * real + (1 - weight) * fake)
   return (jnp.sqrt(slopes_B + 1e-12) - 1) ** 2  # the root has no derivative at zero
 

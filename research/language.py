@@ -20,6 +20,8 @@ from research import losses, optim
 from research.errors import UserError
 from research.flops import training_flops
 from research.models.language_model import LanguageModel
+from research.parallel import collectives
+from research.parallel.tables import logical_axes
 from research.task import Batch, Key, Metrics, State, Sums, Task
 
 
@@ -62,10 +64,16 @@ def language_modelling(
     sample: the task's `sample`.
   """
 
-  def init(key: Key, batch: Batch) -> State:
+  def initialize(key: Key, batch: Batch) -> Any:
     inputs_BL, *_ = parts(batch)
     # Shapes of parameters depend on no length, and one position compiles sooner.
-    params = nn.meta.unbox(model.init(key, inputs_BL[:1, :1], train=False))["params"]
+    return model.init(key, inputs_BL[:1, :1], train=False)["params"]
+
+  def axes(batch: Batch) -> Any:
+    return logical_axes(jax.eval_shape(initialize, jax.random.key(0), batch))
+
+  def init(key: Key, batch: Batch) -> State:
+    params = nn.meta.unbox(initialize(key, batch))
     extra = {"ema": jax.tree.map(jnp.copy, params)} if ema_decay else {}
     return State(jnp.int32(0), params, optimizer.init(params), extra)
 
@@ -96,7 +104,7 @@ def language_modelling(
     extra = {"ema": optim.ema_update(state.extra["ema"], params, ema_decay, state.step)} if ema_decay else {}
     found = {"loss": sums["loss"] / sums["count"], "gradient_norm": optax.tree.norm(gradients)}
     if "dropped" in sums:
-      found["balance_loss"] = sums["balance_loss"] / micro_batches
+      found["balance_loss"] = sums["balance_loss"] / (micro_batches * collectives.parts())
       found["dropped_tokens"] = sums["dropped"]
     return State(state.step + 1, params, opt_state, extra), found
 
@@ -122,7 +130,7 @@ def language_modelling(
     variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), tokens)
     return training_flops(functools.partial(model.apply, train=False), variables, tokens)
 
-  return Task(init, step, evaluate, summary, sample=sample, flops=flops)
+  return Task(init, step, evaluate, summary, sample=sample, flops=flops, axes=axes)
 
 
 def parts(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array | None]:

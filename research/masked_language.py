@@ -20,6 +20,7 @@ from research.errors import UserError
 from research.flops import training_flops
 from research.masking import Masked, Masking
 from research.models.bert import Bert
+from research.parallel.tables import logical_axes
 from research.task import Batch, Key, Metrics, State, Sums, Task
 
 _EVALUATION_SEED = 15  # of the masks that all evaluations have, whatever a run's seed
@@ -64,10 +65,15 @@ def masked_language_modelling(
     count_B = (targets_BK >= 0).sum(axis=1).astype(jnp.float32)
     return {"inputs": found.inputs_BL, "places": found.places_BK, "targets": targets_BK, "mask": count_B, **more}
 
-  def init(key: Key, batch: Batch) -> State:
+  def initialize(key: Key, batch: Batch) -> Any:
     tokens_BL = batch["tokens"][:1, :1]  # shapes of parameters depend on no length
-    variables = model.init(key, tokens_BL, jnp.zeros_like(tokens_BL), train=False, method="guesses")
-    params = nn.meta.unbox(variables)["params"]
+    return model.init(key, tokens_BL, jnp.zeros_like(tokens_BL), train=False, method="guesses")["params"]
+
+  def axes(batch: Batch) -> Any:
+    return logical_axes(jax.eval_shape(initialize, jax.random.key(0), batch))
+
+  def init(key: Key, batch: Batch) -> State:
+    params = nn.meta.unbox(initialize(key, batch))
     extra = {"ema": jax.tree.map(jnp.copy, params)} if ema_decay else {}
     return State(jnp.int32(0), params, optimizer.init(params), extra)
 
@@ -118,7 +124,7 @@ def masked_language_modelling(
     variables = jax.eval_shape(initialize, jax.random.key(0), tokens_BL, places_BK)
     return training_flops(guess, variables, tokens_BL, places_BK)
 
-  return Task(init, step, evaluate, summary, flops=flops)
+  return Task(init, step, evaluate, summary, flops=flops, axes=axes)
 
 
 def summary(sums: Mapping[str, Any]) -> dict[str, float]:

@@ -15,6 +15,7 @@ import optax
 from optax import contrib
 
 from research.errors import UserError
+from research.parallel import collectives
 
 NAMES = ("sgd", "momentum", "nesterov", "adam", "adamw", "lamb", "muon")
 SCHEDULES = ("constant", "cosine", "linear", "one_cycle")
@@ -144,13 +145,22 @@ def accumulate_gradients(
     extra: threaded from one micro-batch to the next (batch statistics); any tree.
     key: folded with the micro-batch's number.
 
-  Returns: gradients, the last extra, the sums of all micro-batches. Raises UserError where M does not divide B.
+  Returns: gradients, the last extra, the sums of all micro-batches; where the batch is in parts on several devices
+    (`parallel.collectives`), those of the whole batch. Raises UserError where M does not divide B.
   """
+  gradients, weight, extra, sums = _of_this_part(gradient_function, params, batch, micro_batches, extra, key)
+  gradients = collectives.weighted_mean(gradients, weight)
+  return gradients, collectives.mean(extra), collectives.total(sums)
+
+
+def _of_this_part(gradient_function, params, batch, micro_batches, extra, key):
+  """→ gradients, the weight that they have beside those of other parts, the last extra, sums."""
   size = batch["mask"].shape[0]
   if micro_batches < 1 or size % micro_batches:
     raise UserError(f"optim: a batch of {size} does not divide into {micro_batches} micro-batches")
   if micro_batches == 1:
-    return gradient_function(params, batch, extra, key)
+    gradients, extra, sums = gradient_function(params, batch, extra, key)
+    return gradients, batch["mask"].sum(), extra, sums
 
   def split(x: jax.Array) -> jax.Array:
     return x.reshape(size // micro_batches, micro_batches, *x.shape[1:]).swapaxes(0, 1)
@@ -173,7 +183,7 @@ def accumulate_gradients(
   start = (zero_gradients, jnp.zeros((), batch["mask"].dtype), extra, zero_sums)
   (gradients, weights, extra, sums), _ = jax.lax.scan(add_micro_batch, start, (jnp.arange(micro_batches), micro))
   total = jnp.where(weights > 0, weights, 1)
-  return jax.tree.map(lambda g: g / total.astype(g.dtype), gradients), extra, sums
+  return jax.tree.map(lambda g: g / total.astype(g.dtype), gradients), weights, extra, sums
 
 
 def ema_update(ema: Params, params: Params, decay: float, step: jax.Array) -> Params:

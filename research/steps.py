@@ -11,13 +11,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from research import metrics
 from research.data.feeds import Feed
 from research.data.transforms import Transform
+from research.errors import UserError
 from research.kernels import choice
-from research.task import Metrics, State, Sums, Task, step_key
+from research.parallel import collectives
+from research.parallel.tables import Layout, laid_out
+from research.task import Batch, Key, Metrics, State, Sums, Task, step_key
 
 # Evaluation calls under way at most. Without a bound every batch of a split waits on the device at once, and eight
 # virtual CPU devices came to wait for each other in their all-reduces after hundreds of calls.
@@ -40,26 +43,46 @@ class TrainingCall:
     return self.program(state, inputs, count)
 
 
-def initialization(task: Task, feed: Feed, transform: Transform, seed: int, mesh: Mesh) -> jax.stages.Wrapped:
-  """The feed's inputs → the state at step 0, replicated over the devices; jitted.
+class Initialization:
+  """The state at step 0, in two ways: its shapes and where its parts lie, or the state itself.
 
-  One program for `abstract_state` and for the state itself, so that it is traced once.
+  The numbers do not depend on where they lie. Raises UserError where the layout's table does not fit a parameter, or
+  the task has none to offer.
   """
 
-  def initialize(inputs: Any) -> State:
-    parameters_key, data_key = jax.random.split(jax.random.key(seed))
-    return task.init(parameters_key, transform(feed.batch(inputs, jnp.int32(0)), data_key))
+  def __init__(self, task: Task, feed: Feed, transform: Transform, seed: int, layout: Layout):
+    self._feed = feed
 
-  # It runs once, and its random numbers take LLVM longer to optimise (3 s on two cores) than unoptimised ones to draw.
-  on_cpu = mesh.devices.ravel()[0].platform == "cpu"
-  options = {"compiler_options": {"xla_backend_optimization_level": 0}} if on_cpu else {}
-  return jax.jit(initialize, out_shardings=replicated(mesh), **options)
+    def first_batch(inputs: Any, key: Key) -> Batch:
+      return transform(feed.batch(inputs, jnp.int32(0)), key)
+
+    def initialize(inputs: Any) -> State:
+      parameters_key, data_key = jax.random.split(jax.random.key(seed))
+      return task.init(parameters_key, first_batch(inputs, data_key))
+
+    # It runs once, and LLVM takes longer to optimise its random numbers (3 s on two cores) than plain ones to be drawn.
+    on_cpu = layout.mesh.devices.ravel()[0].platform == "cpu"
+    options = {"compiler_options": {"xla_backend_optimization_level": 0}} if on_cpu else {}
+    inputs = feed.inputs(0)
+    whole = jax.jit(initialize, out_shardings=layout.replicated, **options)
+    shapes = whole.eval_shape(inputs)
+    if layout.whole:
+      self._jitted, shardings = whole, jax.tree.map(lambda _: layout.replicated, shapes)
+    else:
+      if task.axes is None:
+        raise UserError(f"parallel: --parallel.strategy={layout.strategy} is not for this experiment; dp is")
+      axes = task.axes(jax.eval_shape(first_batch, inputs, jax.random.key(0)))
+      shardings = layout.shardings(shapes, axes)
+      self._jitted = jax.jit(initialize, out_shardings=shardings, **options)
+    place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
+    self.abstract: State = jax.tree.map(place, shapes, shardings)
+
+  def state(self) -> State:
+    return self._jitted(self._feed.inputs(0))
 
 
-def abstract_state(initialize: jax.stages.Wrapped, feed: Feed, mesh: Mesh) -> State:
-  """Shapes, dtypes and shardings of the state; nothing is allocated. What a checkpoint is restored into."""
-  shapes = initialize.eval_shape(feed.inputs(0))
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
+def _shardings(abstract: State) -> State:
+  return jax.tree.map(lambda x: x.sharding, abstract)
 
 
 def training_call(
@@ -67,24 +90,26 @@ def training_call(
   feed: Feed,
   transform: Transform,
   seed: int,
-  mesh: Mesh,
+  layout: Layout,
   steps_per_call: int,
   *,
-  abstract: State | None = None,
+  abstract: State,
+  begin: bool = True,
 ) -> TrainingCall:
   """The compiled training call.
 
   With steps_per_call > 1 the updates run in one compiled loop whose length is an argument, so calls that end early, at
   an evaluation or a checkpoint, need no program of their own.
 
-  With `abstract`, from `abstract_state`, compiling begins at once in a thread of its own, beside whatever else a start
-  takes; without, it begins with the first call.
+  Compiling begins at once in a thread of its own, beside whatever else a start takes; without `begin`, with the first
+  call. `abstract` is the state's, from `Initialization`.
   """
   if steps_per_call == 1:
-    compiled, forms = _begun(training_program(task, feed, transform, seed, mesh), feed, abstract)
+    program = training_program(task, feed, transform, seed, layout, abstract)
+    compiled, forms = _begun(program, feed, abstract, begin)
     return TrainingCall(lambda state, inputs, count: compiled()(state, inputs), forms)
 
-  update = _update(task, feed, transform, seed)
+  update = _update(task, feed, transform, seed, layout)
 
   def updates(state: State, inputs: Any, count: jax.Array) -> tuple[State, Metrics]:
     shapes = jax.eval_shape(update, state, inputs)[1]
@@ -95,22 +120,21 @@ def training_call(
 
   def device_count(count: int) -> jax.Array:
     if count not in counts:
-      counts[count] = jax.device_put(np.int32(count), replicated(mesh))
+      counts[count] = jax.device_put(np.int32(count), layout.replicated)
     return counts[count]
 
-  program = jax.jit(updates, donate_argnums=0, out_shardings=replicated(mesh))
-  compiled, forms = _begun(program, feed, abstract, device_count(1))
+  program = jax.jit(updates, donate_argnums=0, out_shardings=(_shardings(abstract), layout.replicated))
+  compiled, forms = _begun(program, feed, abstract, begin, device_count(1))
   return TrainingCall(lambda state, inputs, count: compiled()(state, inputs, device_count(count)), forms)
 
 
 def _begun(
-  program: jax.stages.Wrapped, feed: Feed, abstract: State | None, *more: jax.Array
+  program: jax.stages.Wrapped, feed: Feed, abstract: State, begin: bool, *more: jax.Array
 ) -> tuple[Callable[[], Callable], Callable[[], dict[str, str]]]:
-  """Ways to the compiled program and to its kernels' forms; a thread begins now where the abstract state is known."""
-  if abstract is None:
+  """Ways to the compiled program and to its kernels' forms; with `begin` a thread begins now."""
+  if not begin:
     return lambda: program, dict
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), feed.inputs(0))
-
 
   def trace() -> tuple[jax.stages.Traced, dict[str, str]]:
     with choice.recording() as forms:
@@ -122,43 +146,50 @@ def _begun(
   return compiled.result, lambda: traced.result()[1]
 
 
-def training_program(task: Task, feed: Feed, transform: Transform, seed: int, mesh: Mesh) -> jax.stages.Wrapped:
+def training_program(
+  task: Task, feed: Feed, transform: Transform, seed: int, layout: Layout, abstract: State
+) -> jax.stages.Wrapped:
   """(state, inputs) → (state after one update, its metrics), jitted; the state is donated."""
-  return jax.jit(_update(task, feed, transform, seed), donate_argnums=0, out_shardings=replicated(mesh))
+  update = _update(task, feed, transform, seed, layout)
+  return jax.jit(update, donate_argnums=0, out_shardings=(_shardings(abstract), layout.replicated))
 
 
 def evaluation_shapes(task: Task, feed: Feed, transform: Transform, state: State) -> Sums:
   """Shapes and dtypes of what evaluation sums up; nothing is computed."""
-  shapes = jax.eval_shape(_batch_sums(task, feed, transform), state, feed.inputs(0), jnp.int32(0))
+  shapes = jax.eval_shape(_batch_sums(task, feed, transform, None), state, feed.inputs(0), jnp.int32(0))
   feed.close()
   return shapes
 
 
-def _batch_sums(task: Task, feed: Feed, transform: Transform) -> Callable[[State, Any, jax.Array], Sums]:
+def _batch_sums(
+  task: Task, feed: Feed, transform: Transform, layout: Layout | None
+) -> Callable[[State, Any, jax.Array], Sums]:
   def batch_sums(state: State, inputs: Any, number: jax.Array) -> Sums:
-    return task.evaluate(state, transform(feed.batch(inputs, number), jax.random.key(0)))  # its transforms draw nothing
+    batch = transform(feed.batch(inputs, number), jax.random.key(0))  # evaluation's transforms draw nothing
+    with laid_out(layout):
+      return task.evaluate(state, batch)
 
   return batch_sums
 
 
-def evaluation_call(task: Task, feed: Feed, transform: Transform, mesh: Mesh) -> Callable[[State], Sums]:
+def evaluation_call(task: Task, feed: Feed, transform: Transform, layout: Layout) -> Callable[[State], Sums]:
   """state → the sums over every example of the feed's split, each counted once; host numbers."""
 
-  batch_sums = _batch_sums(task, feed, transform)
+  batch_sums = _batch_sums(task, feed, transform, layout)
 
   def add_batch(state: State, sums: Sums, inputs: Any, number: jax.Array) -> tuple[Sums, jax.Array]:
     return metrics.add(sums, batch_sums(state, inputs, number)), number + 1
 
-  compiled = jax.jit(add_batch, out_shardings=replicated(mesh), donate_argnums=(1, 3))
+  compiled = jax.jit(add_batch, out_shardings=layout.replicated, donate_argnums=(1, 3))
 
   def evaluate(state: State) -> Sums:
-    number = jax.device_put(np.int32(0), replicated(mesh))
+    number = jax.device_put(np.int32(0), layout.replicated)
     sums = None
     for step in range(len(feed.plan)):
       inputs = feed.inputs(step)
       if sums is None:
         shapes = jax.eval_shape(batch_sums, state, inputs, number)
-        sums = jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype), replicated(mesh)), shapes)
+        sums = jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype), layout.replicated), shapes)
       sums, number = compiled(state, sums, inputs, number)
       if step % AHEAD == AHEAD - 1:
         jax.block_until_ready(number)
@@ -184,14 +215,44 @@ def examples(task: Task, feed: Feed, transform: Transform, state: State) -> dict
   return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
-  """On every device of the mesh, whole."""
-  return NamedSharding(mesh, PartitionSpec())
+def _update(
+  task: Task, feed: Feed, transform: Transform, seed: int, layout: Layout
+) -> Callable[[State, Any], tuple[State, Metrics]]:
+  """(state, inputs) → (state after one update, its metrics), the step as the layout compiles it."""
 
-
-def _update(task: Task, feed: Feed, transform: Transform, seed: int) -> Callable[[State, Any], tuple[State, Metrics]]:
   def update(state: State, inputs: Any) -> tuple[State, Metrics]:
     data_key, task_key = jax.random.split(step_key(seed, state.step))
-    return task.step(state, transform(feed.batch(inputs, state.step), data_key), task_key)
+    batch = transform(feed.batch(inputs, state.step), data_key)
+    return _step(task, layout)(state, batch, task_key)
 
   return update
+
+
+def _step(task: Task, layout: Layout) -> Callable[[State, Batch, Key], tuple[State, Metrics]]:
+  """The task's step on the whole batch.
+
+  By jit the program is that of one device, which XLA divides by where arrays lie. By shard_map and pmap each device
+  runs the step on its own part of the batch, with the means across devices that the step names.
+  """
+
+  def whole(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
+    with laid_out(layout):
+      return task.step(state, batch, key)
+
+  def part(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
+    with collectives.mapped("data"):
+      return task.step(state, batch, key)
+
+  def by_shard_map(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
+    specs = (PartitionSpec(), jax.tree.map(lambda _: PartitionSpec("data"), batch), PartitionSpec())
+    return jax.shard_map(part, mesh=layout.mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)(
+      state, batch, key
+    )
+
+  def by_pmap(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
+    count = layout.mesh.shape["data"]
+    batch = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+    mapped = jax.pmap(part, "data", in_axes=(None, 0, None), out_axes=None, devices=list(layout.mesh.devices.ravel()))
+    return mapped(state, batch, key)
+
+  return {"jit": whole, "shard_map": by_shard_map, "pmap": by_pmap}[layout.compile]

@@ -9,6 +9,7 @@ import optax
 
 from research import losses, metrics, optim
 from research.flops import training_flops
+from research.parallel.tables import logical_axes
 from research.task import Batch, Key, Metrics, State, Sums, Task
 
 _ERRORS = {"mean_squared_error": losses.mean_squared_error, "mean_absolute_error": losses.mean_absolute_error}
@@ -51,8 +52,14 @@ def supervised(
       return losses.sigmoid_cross_entropy(outputs, batch["label"] if soft is None else soft[:, 1])
     return losses.softmax_cross_entropy(outputs, batch.get("label_probabilities", batch["label"]))
 
+  def initialize(key: Key, batch: Batch) -> Any:
+    return model.init(key, input_of(batch), train=False)
+
+  def axes(batch: Batch) -> Any:
+    return logical_axes(jax.eval_shape(initialize, jax.random.key(0), batch)["params"])
+
   def init(key: Key, batch: Batch) -> State:
-    variables = nn.meta.unbox(model.init(key, input_of(batch), train=False))
+    variables = nn.meta.unbox(initialize(key, batch))
     params = variables.pop("params")
     extra = dict(variables)
     if ema_decay:
@@ -144,6 +151,7 @@ def supervised(
     per_example=per_example,
     features=features,
     flops=flops,
+    axes=axes,
   )
 
 

@@ -50,6 +50,8 @@ class Task:
       samples of different steps can be compared.
     sampled: what that count counts: "pictures" (or texts), or "points", all of which are in one picture.
     flops: batch → analytic model FLOPs of one step.
+    axes: batch → names of the axes of each parameter, a tree as `State.params` with a tuple of names for each array;
+      what `parallel.tables` divides by. None: parameters stay whole.
     headline: the measure that a report shows first; "": accuracy where there are classes, else loss.
   """
 
@@ -63,6 +65,7 @@ class Task:
   sample: Callable[[State, Key, int], Sample] | None = None
   sampled: str = "pictures"
   flops: Callable[[Batch], float] | None = None
+  axes: Callable[[Batch], Any] | None = None
   headline: str = ""
 
 

@@ -18,6 +18,7 @@ if tuple(int(part) for part in version("jaxlib").split(".")[:2]) < (0, 11):
   _FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # a fifth of the time to compile; unknown to later ones
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["NPROC"] = str(4 * _DEVICES)  # as research.parallel.threads has it
 # Tests neither read nor fill a user's cache; compiled programs are kept between test runs.
 os.environ["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir()) / "flagship-tests-cache")
 os.environ["PYTHONPATH"] = str(Path(__file__).parent.parent)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from research.kernels.attention import attention
 from research.models import layers
 from research.models.transformer_config import Config, initializers
+from research.parallel.tables import constrain
 
 Cache = Mapping[str, jax.Array]  # "key" and "value", (layers, B, S, G, K); inside a layer (B, S, G, K)
 
@@ -44,7 +45,7 @@ class Attention(nn.Module):
 
     def heads(name: str, count: int, axis: str) -> jax.Array:
       y = dense(count * config.k, ("embed", axis), kernel_init=kernel_init, name=name)(x_BLD)
-      return y.reshape(batch, length, count, config.k)
+      return constrain(y.reshape(batch, length, count, config.k), "batch", "length", axis, None)
 
     query_BLHK = heads("query", config.heads, "heads")
     key_BLGK = heads("key", config.groups, "kv_heads")

@@ -136,8 +136,9 @@ class Decoder(nn.Module):
     for i, width in enumerate(reversed(self.widths[:-1])):
       x = activation(layers.conv_transpose(width, KERNEL, use_bias=True, **same, name=f"conv_{i}")(x))
     head = layers.conv_transpose(
-      self.shape[-1], KERNEL, use_bias=True, dtype=self.dtype, kernel_init=layers.lecun_normal, name="head"
-    )
+      self.shape[-1], KERNEL, use_bias=True, output_axis="channels", dtype=self.dtype,
+      kernel_init=layers.lecun_normal, name="head",
+    )  # fmt: skip
     return head(x).astype(jnp.float32)
 
 

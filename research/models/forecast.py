@@ -82,8 +82,9 @@ class RecurrentForecaster(Forecaster):
       if i:
         x_BPD = layers.Dropout(self.dropout, name=f"dropout_{i}")(x_BPD, train=train)
       x_BPD = recurrent_layer(
-        x_BPD, None, cell=self.cell, hidden=self.hidden, bidirectional=False, dtype=self.dtype, name=f"{self.cell}_{i}"
-      )
+        x_BPD, None, cell=self.cell, hidden=self.hidden, bidirectional=False, dtype=self.dtype, name=f"{self.cell}_{i}",
+        input_axis="embed" if i else "features",
+      )  # fmt: skip
     return x_BPD[:, -1]
 
 

@@ -102,13 +102,15 @@ class DCGenerator(nn.Module):
 
     options = {"dtype": self.dtype, "kernel_init": small_normal}
     z_BZ = with_class(z_BZ, label_B, self.classes, self.dtype)
-    start = layers.dense(base * base * channels, ("embed", "conv_out"), use_bias=use_bias, name="start", **options)
+    start = layers.dense(base * base * channels, ("features", "conv_out"), use_bias=use_bias, name="start", **options)
     x_BHWC = norm(start(z_BZ).reshape(-1, base, base, channels), "norm_start")
     for number in range(count - 1):
       channels //= 2
       up = layers.conv_transpose(channels, KERNEL, use_bias=use_bias, name=f"up_{number}", **options)
       x_BHWC = norm(up(x_BHWC), f"norm_{number}")
-    image = layers.conv_transpose(self.image_shape[2], KERNEL, use_bias=True, name="image", **options)
+    image = layers.conv_transpose(
+      self.image_shape[2], KERNEL, use_bias=True, output_axis="channels", name="image", **options
+    )
     return jnp.tanh(image(x_BHWC).astype(jnp.float32))
 
 
@@ -181,7 +183,7 @@ class ResNetGenerator(nn.Module):
       return nn.relu(ClassNorm(self.classes, self.norm, self.dtype, name=name)(x_BHWC, label_B, train=train))
 
     z_BZ = with_class(z_BZ, label_B, self.classes, self.dtype)
-    start = layers.dense(base * base * self.width, ("embed", "conv_out"), name="start", **options)
+    start = layers.dense(base * base * self.width, ("features", "conv_out"), name="start", **options)
     x_BHWC = start(z_BZ).reshape(-1, base, base, self.width)
     for number in range(count):
       wide_BHWC = double(norm(x_BHWC, f"norm_{number}_0"))
@@ -190,7 +192,7 @@ class ResNetGenerator(nn.Module):
       wide_BHWC = layers.conv(self.width, 3, name=f"conv_{number}_1", **options)(wide_BHWC)
       # A 1×1 convolution and the doubling commute; this order is a quarter of the work.
       x_BHWC = wide_BHWC + double(layers.conv(self.width, 1, name=f"skip_{number}", **options)(x_BHWC))
-    image = layers.conv(self.image_shape[2], 3, use_bias=True, name="image", **options)
+    image = layers.conv(self.image_shape[2], 3, use_bias=True, output_axis="channels", name="image", **options)
     return jnp.tanh(image(norm(x_BHWC, "norm_image")).astype(jnp.float32))
 
 

@@ -11,6 +11,7 @@ Axis names (what a sharding table maps to a mesh; an axis named None is never sh
 | `mlp` | the output width of a hidden dense layer, and its bias |
 | `classes` | the output width of the head, and its bias |
 | `conv_in`, `conv_out` | a convolution's input and output channels; its bias is `conv_out` |
+| `channels` | an image's channels as an output, which the data fix |
 | `norm` | the scale and bias of a normalisation |
 | `vocab` | the tokens of a vocabulary: an embedding's rows, a language model's head |
 | `heads`, `kv_heads` | all heads' queries, or keys and values, side by side |
@@ -35,6 +36,7 @@ from research.kernels.max_pool import max_pool
 from research.kernels.norm import norm
 from research.kernels.sums import add_last
 from research.kernels.upfirdn2d import upfirdn2d
+from research.parallel import collectives
 
 DType = Any  # a jax dtype or its name, "float32" or "bfloat16"
 Initializer = Callable[..., jax.Array]
@@ -110,16 +112,18 @@ def conv(
   strides: int = 1,
   padding: Any = "SAME",
   input_axis: str = "conv_in",
+  output_axis: str = "conv_out",
   use_bias: bool = False,
   dtype: DType = jnp.float32,
   kernel_init: Initializer = he_normal,
   name: str | None = None,
 ) -> nn.Module:
   """A square 2-D convolution of (B, H, W, C); kernel (kernel, kernel, in, out). `padding` is as in `nn.Conv`."""
-  return _conv(features, kernel, strides, padding, 1, input_axis, use_bias, dtype, kernel_init, name)
+  axes = input_axis, output_axis
+  return _conv(features, kernel, strides, padding, 1, axes, use_bias, dtype, kernel_init, name)
 
 
-def _conv(features, kernel, strides, padding, groups, input_axis, use_bias, dtype, kernel_init, name) -> nn.Module:
+def _conv(features, kernel, strides, padding, groups, axes, use_bias, dtype, kernel_init, name) -> nn.Module:
   make = functools.partial(
     nn.Conv,
     features,
@@ -130,9 +134,9 @@ def _conv(features, kernel, strides, padding, groups, input_axis, use_bias, dtyp
     dtype=dtype,
     param_dtype=jnp.float32,
     conv_general_dilated=convolve,
-    kernel_init=nn.with_logical_partitioning(kernel_init, (None, None, input_axis, "conv_out")),
+    kernel_init=nn.with_logical_partitioning(kernel_init, (None, None, *axes)),
   )
-  return _with_bias(make, "conv_out", use_bias, dtype, name)
+  return _with_bias(make, axes[1], use_bias, dtype, name)
 
 
 def depthwise_conv(
@@ -147,7 +151,8 @@ def depthwise_conv(
   name: str | None = None,
 ) -> nn.Module:
   """A square 2-D convolution of each of an image's `channels` by itself; kernel (kernel, kernel, 1, channels)."""
-  return _conv(channels, kernel, strides, padding, channels, None, use_bias, dtype, kernel_init, name)
+  axes = None, "conv_out"
+  return _conv(channels, kernel, strides, padding, channels, axes, use_bias, dtype, kernel_init, name)
 
 
 class ConvTranspose(nn.Module):
@@ -162,15 +167,16 @@ class ConvTranspose(nn.Module):
   use_bias: bool = False
   dtype: DType = jnp.float32
   kernel_init: Initializer = he_normal
+  output_axis: str = "conv_out"
 
   @nn.compact
   def __call__(self, x_BHWC: jax.Array) -> jax.Array:
-    kernel_init = nn.with_logical_partitioning(self.kernel_init, (None, None, "conv_in", "conv_out"))
+    kernel_init = nn.with_logical_partitioning(self.kernel_init, (None, None, "conv_in", self.output_axis))
     shape = (self.kernel, self.kernel, x_BHWC.shape[-1], self.features)
     kernel_HWCO = self.param("kernel", kernel_init, shape, jnp.float32).astype(self.dtype)
     y_BHWO = transposed_convolution(x_BHWC.astype(self.dtype), kernel_HWCO, (self.strides, self.strides), "SAME")
     if self.use_bias:
-      bias_init = nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",))
+      bias_init = nn.with_logical_partitioning(nn.initializers.zeros, (self.output_axis,))
       bias_O = self.param("bias", bias_init, (self.features,), jnp.float32).astype(self.dtype)
       y_BHWO = y_BHWO + bias_O.reshape(1, 1, 1, -1)
     return y_BHWO
@@ -182,19 +188,20 @@ def conv_transpose(
   *,
   strides: int = 2,
   use_bias: bool = False,
+  output_axis: str = "conv_out",
   dtype: DType = jnp.float32,
   kernel_init: Initializer = he_normal,
   name: str | None = None,
 ) -> ConvTranspose:
   """A square transposed 2-D convolution that enlarges (B, H, W, C) by `strides`."""
-  return ConvTranspose(features, kernel, strides, use_bias, dtype, kernel_init, name=name)
+  return ConvTranspose(features, kernel, strides, use_bias, dtype, kernel_init, output_axis, name=name)
 
 
 class Norm(nn.Module):
   """Normalises the last axis' channels by `kind`, in float32 whatever the compute dtype; the result has `dtype`.
 
   batch: Ioffe and Szegedy 2015; running statistics (momentum 0.9) live in "batch_stats" and are what evaluation uses.
-    Its mean is over the whole batch that the program sees, so under jit with a sharded batch it is the global one.
+    Its mean is over the whole batch, on however many devices that lies and however the step is compiled.
   layer: Ba et al. 2016. rms: Zhang and Sennrich 2019, which has no bias. Both are `kernels.norm`.
   group: Wu and He 2018, 32 groups or the largest number below that divides the channels evenly.
   """
@@ -222,7 +229,7 @@ class Norm(nn.Module):
       "use_fast_variance": False,  # E[x²]−E[x]² loses every digit when the mean is 1000 times the spread
     }
     if self.kind == "batch":
-      layer = nn.BatchNorm(use_running_average=not train, momentum=0.9, **options)
+      layer = nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=collectives.axis_name(), **options)
     elif self.kind == "group":
       layer = nn.GroupNorm(num_groups=math.gcd(32, x.shape[-1]), **options)
     else:
@@ -255,7 +262,7 @@ class Dropout(nn.Module):
       raise UserError(f"model: dropout {self.rate} is outside [0, 1)")
     if not train or round(self.rate * 256) == 0:
       return x
-    return dropout(x, self.make_rng("dropout"), self.rate)
+    return dropout(x, collectives.own(self.make_rng("dropout")), self.rate)
 
 
 def pool_2x2(x_BHWC: jax.Array, kind: str = "max") -> jax.Array:

@@ -171,6 +171,7 @@ def recurrent_layer(
   bidirectional: bool,
   dtype: layers.DType,
   name: str,
+  input_axis: str = "embed",
 ) -> jax.Array:
   """(B, L, D) → (B, L, hidden), or twice that from both ends; called within a module's compact method.
 
@@ -184,7 +185,7 @@ def recurrent_layer(
       hidden,
       dtype=dtype,
       param_dtype=jnp.float32,
-      kernel_init=named(layers.glorot_uniform, ("embed", "mlp")),
+      kernel_init=named(layers.glorot_uniform, (input_axis, "mlp")),
       recurrent_kernel_init=named(nn.initializers.orthogonal(), ("mlp", "mlp")),
       bias_init=named(nn.initializers.zeros, ("mlp",)),
       name=f"{name}_{direction}_cell",

@@ -16,6 +16,10 @@ from research.models import layers
 from research.models.attention import Attention, Cache, allowed
 from research.models.experts import Experts
 from research.models.transformer_config import Config, initializers
+from research.parallel import collectives
+from research.parallel.tables import constrain
+
+STREAM, HIDDEN = ("batch", "length", None), ("batch", "length", "mlp")  # axes of what blocks add to, and of MLPs
 
 REMAT = {
   "none": None,
@@ -34,7 +38,7 @@ class MLP(nn.Module):
     config = self.config
     kernel_init, last_init = initializers(config)
     dense = functools.partial(layers.dense, use_bias=config.bias, dtype=config.dtype)
-    up_BLF = dense(config.f, ("embed", "mlp"), kernel_init=kernel_init, name="up")(x_BLD)
+    up_BLF = constrain(dense(config.f, ("embed", "mlp"), kernel_init=kernel_init, name="up")(x_BLD), *HIDDEN)
     if config.mlp == "swiglu":
       hidden_BLF = nn.silu(dense(config.f, ("embed", "mlp"), kernel_init=kernel_init, name="gate")(x_BLD)) * up_BLF
     else:
@@ -66,16 +70,17 @@ class Block(nn.Module):
     def skipped(y_BLD: jax.Array) -> jax.Array:
       if not train or not config.stochastic_depth:
         return y_BLD
-      stays_B11 = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - skip_rate, (y_BLD.shape[0], 1, 1))
+      key = collectives.own(self.make_rng("dropout"))
+      stays_B11 = jax.random.bernoulli(key, 1.0 - skip_rate, (y_BLD.shape[0], 1, 1))
       return jnp.where(stays_B11, y_BLD / (1.0 - skip_rate).astype(y_BLD.dtype), jnp.zeros_like(y_BLD))
 
     def branch(name: str, x_BLD: jax.Array, function):
       normalise = norm(name=f"{name}_norm")
       if config.norm_first:
         y_BLD, more = function(normalise(x_BLD, train=train))
-        return x_BLD + skipped(dropout(y_BLD)), more
+        return constrain(x_BLD + skipped(dropout(y_BLD)), *STREAM), more
       y_BLD, more = function(x_BLD)
-      return normalise(x_BLD + skipped(dropout(y_BLD)), train=train), more
+      return constrain(normalise(x_BLD + skipped(dropout(y_BLD)), train=train), *STREAM), more
 
     attention = Attention(config, name="attention")
     x_BLD, cache = branch(
@@ -118,6 +123,7 @@ class Transformer(nn.Module):
       layers, () float32; "dropped": tokens that found no place in training, summed over layers, () float32}.
     """
     config = self.config
+    x_BLD = constrain(x_BLD, *STREAM)
     batch, length = x_BLD.shape[:2]
     in_order = positions_BL is None and cache is None
     if positions_BL is None:

@@ -8,11 +8,11 @@ from jax.sharding import Mesh
 
 from research.errors import UserError
 
-AXES = ("data",)
+AXES = ("data", "model")
 
 
 def make_mesh(text: str, rows: int = 0) -> Mesh:
-  """"data:4" → a mesh of the first four devices; "" → as many devices on the data axis as divide `rows` evenly.
+  """"data:4,model:2" → a mesh of the first eight devices; "" → as many on the data axis as divide `rows` evenly.
 
   Args:
     text: axes and sizes, or "".
@@ -27,8 +27,8 @@ def make_mesh(text: str, rows: int = 0) -> Mesh:
     pairs = [part.partition(":") for part in text.split(",")]
     if not all(size.isascii() and size.isdigit() and int(size) for _, _, size in pairs):
       raise UserError(f"parallel: --parallel.mesh={text} is not axis:size, such as data:{len(devices)}")
-    sizes = {axis: int(size) for axis, _, size in pairs}
-    if len(sizes) < len(pairs):
+    sizes = {"data": 1} | {axis: int(size) for axis, _, size in pairs}
+    if len({axis for axis, *_ in pairs}) < len(pairs):
       raise UserError(f"parallel: --parallel.mesh={text} names an axis twice")
     if unknown := sorted(sizes.keys() - set(AXES)):
       raise UserError(f"parallel: --parallel.mesh={text} has no axis {unknown[0]!r}; the axes are {', '.join(AXES)}")

@@ -158,7 +158,7 @@ def test_a_default_workdir_never_leaves_runs(name):
     (CNN, [*QUICK, "--data.batch_size=2000"], "larger than the 1438 training examples"),
     (CNN, [*QUICK, "--data.batch_size=60", "--parallel.mesh=data:8"], "over 8 devices; 64 would"),
     (CNN, [*QUICK, "--parallel.mesh=data:16"], "wants 16 devices and there are 8"),
-    (CNN, [*QUICK, "--parallel.mesh=model:2"], "no axis 'model'"),
+    (CNN, [*QUICK, "--parallel.mesh=rows:2"], "no axis 'rows'"),
     (CNN, [*QUICK, "--data.cutout=20"], "covers the whole image"),
     (MLP, ["--config=iris", "--data.flip"], "--data.flip needs images"),
     (LINEAR, ["--config=line", "--data.mixup=0.2"], "--data.mixup needs class labels"),

@@ -51,7 +51,7 @@ def test_imports_run_one_way():
     assert not {name for name in found if name.split(".")[0] in ("experiments", "launch", "tests")}, path
     if path.parent.name == "models":
       ours = {name for name in found if name.startswith("research.") and not name.startswith("research.models")}
-      assert {name.split(".")[1] for name in ours} <= {"errors", "kernels"}, path
+      assert {name.split(".")[1] for name in ours} <= {"errors", "kernels", "parallel"}, path
   loop = {name for name in imports(ROOT / "research" / "loop.py") if name.startswith("research.")}
   assert not {name for name in loop if name.startswith(("research.models", "research.losses", "research.supervised"))}
 

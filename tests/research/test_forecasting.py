@@ -16,6 +16,7 @@ from research.data.series_sources import Series
 from research.errors import UserError
 from research.models.forecast import LinearForecaster
 from research.parallel.mesh import make_mesh
+from research.parallel.tables import Layout
 from research.task import State
 
 CONTEXT, HORIZON, SEASON = 7, 5, 3
@@ -75,8 +76,8 @@ def test_metrics_are_those_of_float64_loops_over_every_origin(splits):
   state = State(jnp.int32(0), params, (), {})
   (feed,) = feeds.make_feeds(part, mesh, [feeds.InOrder(4, part.size)], kind="device", budget_bytes=0)
   assert part.size % 4
-  evaluate = steps.evaluation_call(task, feed, transforms.chain([]), mesh)
-  found = task.summarize(evaluate(jax.device_put(state, steps.replicated(mesh))))
+  evaluate = steps.evaluation_call(task, feed, transforms.chain([]), Layout(mesh))
+  found = task.summarize(evaluate(jax.device_put(state, Layout(mesh).replicated)))
 
   own = lambda values: values.astype(np.float64) * splits.target_std + splits.target_mean  # noqa: E731
   errors = {"": [], "naive_": [], "seasonal_naive_": []}

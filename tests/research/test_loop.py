@@ -81,15 +81,15 @@ def test_nothing_recompiles(tmp_path):
   step = chex.assert_max_traces(job.task.step, n=1)
   evaluate = chex.assert_max_traces(job.task.evaluate, n=2)  # once for the shapes, once for the program
   job.task = dataclasses.replace(job.task, step=step, evaluate=evaluate)
-  job.call = steps.training_call(job.task, job.feed, job.augment, 0, job.mesh, 1)
-  job.evaluation = steps.evaluation_call(job.task, job.eval_feed, job.prepare, job.mesh)
+  job.call = steps.training_call(job.task, job.feed, job.augment, 0, job.layout, 1, abstract=job.abstract, begin=False)
+  job.evaluation = steps.evaluation_call(job.task, job.eval_feed, job.prepare, job.layout)
   fit(job, tmp_path)
 
 
 def test_calls_of_several_steps_compile_once_whatever_their_length(tmp_path):
   job = Job(steps_per_call=5)
   job.task = dataclasses.replace(job.task, step=chex.assert_max_traces(job.task.step, n=2))  # shapes, program
-  job.call = steps.training_call(job.task, job.feed, job.augment, 0, job.mesh, 5)
+  job.call = steps.training_call(job.task, job.feed, job.augment, 0, job.layout, 5, abstract=job.abstract, begin=False)
   _, told, saved = fit(job, tmp_path)
   assert saved == [6, 12, 18, 24]
   assert sorted(told.scores) == [8, 16, 24]

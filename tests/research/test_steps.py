@@ -14,7 +14,7 @@ def evaluated(batch_size, kind="device", mesh="data:2"):
   job = Job(mesh=mesh)
   plan = feeds.InOrder(batch_size, job.source.size)
   (feed,) = feeds.make_feeds(job.source, job.mesh, [plan], kind=kind, budget_bytes=0)
-  return job, feed, steps.evaluation_call(job.task, feed, job.prepare, job.mesh)(job.state)
+  return job, feed, steps.evaluation_call(job.task, feed, job.prepare, job.layout)(job.state)
 
 
 @pytest.mark.parametrize(("batch_size", "kind"), [(80, "device"), (24, "device"), (24, "grain"), (2, "grain")])
@@ -66,7 +66,7 @@ def test_seeds_differ_and_repeat():
 @pytest.mark.parametrize("steps_per_call", [1, 3])
 def test_a_step_compiled_ahead_is_the_same_step(steps_per_call):
   job = Job(steps_per_call=steps_per_call)
-  ahead = steps.training_call(job.task, job.feed, job.augment, 0, job.mesh, steps_per_call, abstract=job.abstract)
+  ahead = steps.training_call(job.task, job.feed, job.augment, 0, job.layout, steps_per_call, abstract=job.abstract)
   copy = lambda: jax.tree.map(jax.numpy.copy, job.state)  # noqa: E731
   results = [call(copy(), job.feed.inputs(0), steps_per_call) for call in (job.call, ahead, ahead)]
   for state, metrics in results[1:]:
@@ -76,8 +76,8 @@ def test_a_step_compiled_ahead_is_the_same_step(steps_per_call):
 
 def test_the_kernels_of_a_step_compiled_ahead_are_those_of_the_thread_that_asked():
   job = Job()
-  arguments = (job.task, job.feed, job.augment, 0, job.mesh, 1)
-  assert steps.training_call(*arguments).forms() == {}
+  arguments = (job.task, job.feed, job.augment, 0, job.layout, 1)
+  assert steps.training_call(*arguments, abstract=job.abstract, begin=False).forms() == {}
   forms = {"dense.weight_gradient": "cpu", "dense.product": "xla", "dense.input_gradient": "xla", "dropout": "cpu"}
   assert steps.training_call(*arguments, abstract=job.abstract).forms() == forms
   with choice.use(dense="xla"):
@@ -88,6 +88,6 @@ def test_the_kernels_of_a_step_compiled_ahead_are_those_of_the_thread_that_asked
 def test_what_cannot_be_compiled_ahead_is_told_by_the_first_call():
   job = Job()
   wrong = job.abstract.replace(params={})
-  call = steps.training_call(job.task, job.feed, job.augment, 0, job.mesh, 1, abstract=wrong)
+  call = steps.training_call(job.task, job.feed, job.augment, 0, job.layout, 1, abstract=wrong)
   with pytest.raises(Exception, match="hidden_0"):
     call(job.state, job.feed.inputs(0), 1)

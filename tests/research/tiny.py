@@ -10,6 +10,7 @@ from research.data import feeds, transforms
 from research.data.source import ArraySource, Feature, Schema
 from research.models.mlp import MLP
 from research.parallel.mesh import make_mesh
+from research.parallel.tables import Layout
 from research.supervised import supervised
 from research.task import Task
 
@@ -62,12 +63,12 @@ class Job:
     in_order = feeds.InOrder(24, self.source.size)
     (self.eval_feed,) = feeds.make_feeds(self.source, self.mesh, [in_order], kind=feed, budget_bytes=0)
     self.augment = self.prepare = transforms.chain([])
-    arguments = (self.task, self.feed, self.augment, seed, self.mesh)
-    initialize = steps.initialization(*arguments)
-    self.state = initialize(self.feed.inputs(0))
-    self.abstract = steps.abstract_state(initialize, self.feed, self.mesh)
-    self.call = steps.training_call(*arguments, steps_per_call)
-    self.evaluation = steps.evaluation_call(self.task, self.eval_feed, self.prepare, self.mesh)
+    self.layout = Layout(self.mesh)
+    arguments = (self.task, self.feed, self.augment, seed, self.layout)
+    initialization = steps.Initialization(*arguments)
+    self.state, self.abstract = initialization.state(), initialization.abstract
+    self.call = steps.training_call(*arguments, steps_per_call, abstract=self.abstract, begin=False)
+    self.evaluation = steps.evaluation_call(self.task, self.eval_feed, self.prepare, self.layout)
 
   def evaluate(self, state):
     return {f"validation/{name}": value for name, value in self.task.summarize(self.evaluation(state)).items()}

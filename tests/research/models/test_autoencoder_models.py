@@ -13,7 +13,7 @@ from research.errors import UserError
 from research.models.autoencoder import LIKELIHOODS, Autoencoder, expected_value, gaussian_kl, log_likelihood
 from research.models.table import parameter_count
 
-VOCABULARY = {"features", "embed", "mlp", "conv_in", "conv_out", None}
+VOCABULARY = {"features", "embed", "mlp", "conv_in", "conv_out", "channels", None}
 MODELS = {
   "table": ({"shape": (5,), "latent": 2, "widths": (4, 3)}, (5,)),
   "table with a mask": ({"shape": (5,), "latent": 2, "widths": (4,)}, (10,)),

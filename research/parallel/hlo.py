@@ -1,0 +1,121 @@
+"""What a compiled program sends between devices, read from its text: collectives by kind, with loops counted out.
+
+XLA writes how often a loop runs where it knows (`known_trip_count`), which it does for a scan; of another loop's body
+one turn is counted.
+"""
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+
+BYTES = {
+  "pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8,
+  "u64": 8, "f64": 8, "c64": 8, "c128": 16, "f8e4m3fn": 1, "f8e5m2": 1,
+}  # fmt: skip
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+_HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (.*?)\s([\w\-]+)\((.*)$")
+_ARRAY = re.compile(r"\b(\w+)\[([\d,]*)\]")
+_CALLED = re.compile(r"(?:body|to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r'"?known_trip_count"?:?\s*\{"?n"?:\s*"?(\d+)"?')
+_GROUPS = re.compile(r"replica_groups=\{\{([\d,]*)\}")
+_IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+  """Those of one kind over groups of one size, of one device in one run of the program.
+
+  Attributes:
+    kind: one of KINDS.
+    devices: in a group.
+    count: how often it is done.
+    bytes: what they give (of a reduce-scatter: take), all together.
+  """
+
+  kind: str
+  devices: int
+  count: int
+  bytes: float
+
+  @property
+  def sent(self) -> float:
+    """Bytes out of a device by the ring algorithm, of which no other sends fewer (Patarasuk and Yuan 2009)."""
+    if self.kind == "collective-permute":
+      return self.bytes
+    share = (self.devices - 1) / self.devices
+    return self.bytes * share * (2 if self.kind == "all-reduce" else 1)
+
+
+def collectives(text: str) -> list[Collective]:
+  """Of a compiled program's text (`compiled.as_text()`), the most bytes first."""
+  computations, entry = _computations(text)
+  totals: dict[tuple[str, int], list[float]] = collections.defaultdict(lambda: [0, 0.0])
+  for kind, devices, size, times in _walk(computations, entry, 1):
+    total = totals[kind, devices]
+    total[0] += times
+    total[1] += times * size
+  found = [Collective(*key, int(count), size) for key, (count, size) in totals.items()]
+  return sorted(found, key=lambda each: -each.bytes)
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+  computations, entry, lines = {}, "", None
+  for line in text.splitlines():
+    if head := _HEAD.match(line):
+      lines = computations.setdefault(head[2], [])
+      entry = head[2] if head[1] else entry
+    elif line.startswith("}"):
+      lines = None
+    elif lines is not None:
+      lines.append(line)
+  return computations, entry
+
+
+def _walk(computations: dict[str, list[str]], name: str, times: int) -> Iterator[tuple[str, int, float, int]]:
+  """(kind, devices of a group, bytes, how often) of each collective that a computation comes to."""
+  for line in computations.get(name, ()):
+    instruction = _INSTRUCTION.match(line)
+    if instruction is None:
+      continue
+    result, operation, rest = instruction.groups()
+    kind = operation.removesuffix("-start")
+    if kind in KINDS:
+      yield kind, _group(rest), _payload(kind, operation, result, rest), times
+      continue  # what it applies are additions of two numbers
+    more = 1
+    if operation == "while" and (trips := _TRIPS.search(rest)):
+      more = int(trips[1])
+    called = _CALLED.findall(rest)
+    if branches := _BRANCHES.search(rest):
+      called += [branch.strip().lstrip("%") for branch in branches[1].split(",")][:1]
+    for each in called:
+      yield from _walk(computations, each, times * more)
+
+
+def _group(rest: str) -> int:
+  if iota := _IOTA.search(rest):
+    return int(iota[2])
+  if groups := _GROUPS.search(rest):
+    return groups[1].count(",") + 1
+  return 2  # a permute has pairs
+
+
+def _payload(kind: str, operation: str, result: str, rest: str) -> float:
+  """Bytes of what it gives; of a reduce-scatter of what it takes, which is larger."""
+  sizes = [_size(dtype, shape) for dtype, shape in _ARRAY.findall(result)]
+  if kind == "reduce-scatter":
+    return sum(sizes) * _group(rest)
+  if operation.endswith("-start") and kind in ("all-gather", "collective-permute"):
+    # An asynchronous one's result is a pair of what it takes and what it gives, and counters behind.
+    half = [size for size in sizes if size > 4]
+    return sum(half[len(half) // 2 :])
+  return sum(sizes)
+
+
+def _size(dtype: str, shape: str) -> float:
+  return BYTES.get(dtype, 4) * math.prod(int(side) for side in shape.split(",") if side)
