@@ -16,7 +16,7 @@ from experiments import flags, manual, run_directory
 from experiments import interchange as exchange
 from experiments import origin as origins
 from experiments.sample import Sampling
-from experiments.schema import Experiment
+from experiments.schema import Asking, Experiment
 from research.errors import UserError
 from research.parallel.threads import make_room
 from research.streams import say_what_can_be_said
@@ -76,6 +76,7 @@ class Request:
   line: tuple[str, ...]  # the command as typed, for the record
   sampling: Sampling = dataclasses.field(default_factory=Sampling)  # what the word sample was told
   exporting: exchange.Exporting = dataclasses.field(default_factory=exchange.Exporting)  # and the word export
+  asking: Asking = dataclasses.field(default_factory=Asking)  # and the word preflight
 
 
 def main(definition: Definition, arguments: Sequence[str] | None = None) -> int:
@@ -90,6 +91,7 @@ def main(definition: Definition, arguments: Sequence[str] | None = None) -> int:
     if set(HELP) & set(arguments) or arguments[:1] == ["help"]:
       rest, _ = split_off(definition.sampling, [argument for argument in arguments if argument not in (*HELP, "help")])
       rest, _ = split_off(exchange.Exporting, rest)
+      rest, _ = split_off(Asking, rest)
       print(manual.help_text(definition, expand(definition, rest)[0]))
       return 0
     if "--list" in arguments:
@@ -117,8 +119,10 @@ def read(definition: Definition, arguments: Sequence[str]) -> Request:
   """Command line → request. Raises UserError for anything that is wrong with it."""
   rest, own = split_off(definition.sampling, arguments)
   rest, places = split_off(exchange.Exporting, rest)
+  rest, asked = split_off(Asking, rest)
   sampling, _ = flags.parse(definition.sampling, own)
   exporting, _ = flags.parse(exchange.Exporting, places)
+  asking, _ = flags.parse(Asking, asked)
   expanded, origin, workdir = expand(definition, rest)
   config, words = flags.parse(definition.schema, expanded)
   word = words[0] if words else "train"
@@ -137,22 +141,28 @@ def read(definition: Definition, arguments: Sequence[str]) -> Request:
   if places and word != "export":
     example = f"python -m experiments.{definition.name} export --config=RUN {places[0]}"
     raise UserError(f"flags: {places[0]} belongs to the command export, not to {word}: {example}")
+  if asked and word != "preflight":
+    example = f"python -m experiments.{definition.name} preflight --config=PRESET {asked[0]}"
+    raise UserError(f"flags: {asked[0]} belongs to the command preflight, not to {word}: {example}")
   if word == "export":
     exchange.check_word(definition, exporting)
   line = ("python", "-m", f"experiments.{definition.name}", *arguments)
   workdir = workdir or default_workdir(definition, config, origin)
-  return Request(word, anywhere(config), workdir, line, sampling, exporting)
+  return Request(word, anywhere(config), workdir, line, sampling, exporting, asking)
 
 
 def split_off(schema: type, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
   """(the other arguments, those that are flags of `schema`, each as --name=value)."""
-  names = [leaf.name for leaf in flags.leaves(schema)]
+  names = {leaf.name: isinstance(leaf.field.default, bool) for leaf in flags.leaves(schema)}
   rest, own, waiting = [], [], list(arguments)
   while waiting:
     argument = waiting.pop(0)
     name, equals, value = argument.lstrip("-").partition("=")
     if not argument.startswith("-") or name not in names:
       rest.append(argument)
+      continue
+    if not equals and names[name]:
+      own.append(f"--{name}")
       continue
     if not equals and not waiting:
       raise UserError(f"flags: --{name} needs a value: --{name}=…")

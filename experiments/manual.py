@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from experiments import flags
 from experiments.interchange import Exporting
-from experiments.schema import Experiment
+from experiments.schema import Asking, Experiment
 
 if TYPE_CHECKING:
   from experiments.command import Definition
@@ -26,7 +26,7 @@ def help_text(definition: "Definition", arguments: list[str]) -> str:
     f"  {name} eval --config=RUN                          evaluate a run's last checkpoint",
     *([f"  {name} sample --config=RUN                        {definition.samples}"] * bool(definition.samples)),
     *([f"  {name} export --config=RUN --to=DIRECTORY         the model for transformers, as safetensors"] * exported),
-    f"  {name} preflight --config=PRESET                  parameters, FLOPs and memory; trains nothing",
+    f"  {name} preflight --config=PRESET                  parameters, memory, FLOPs, what is sent; trains nothing",
     "",
     "  --config=NAME|PATH|RUN    a preset, a flag file, or a run's directory; flags after it override it",
     "  --workdir=DIRECTORY       where the run is kept (runs/EXPERIMENT-PRESET)",
@@ -45,7 +45,7 @@ def help_text(definition: "Definition", arguments: list[str]) -> str:
       group = leaf.group
       lines += ["", _heading(definition, group)]
     lines += _flag_lines(leaf, found[leaf.name], width)
-  for words_own in (*([definition.sampling] * bool(definition.samples)), *([Exporting] * exported)):
+  for words_own in (Asking, *([definition.sampling] * bool(definition.samples)), *([Exporting] * exported)):
     lines += ["", _heading(definition, words_own)]
     for leaf in flags.leaves(words_own):
       lines += _flag_lines(leaf, leaf.field.default, width)

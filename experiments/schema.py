@@ -135,6 +135,16 @@ class Parallel:
 
 
 @dataclasses.dataclass(frozen=True)
+class Asking:
+  """The word preflight's own flags, on the command line only"""
+
+  json: bool = flag(False, "print the facts as JSON, in bytes, FLOPs and seconds")
+
+  def check(self) -> None:
+    """No combination of these is impossible."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
   """Base of every experiment's schema: subclasses add a `model` and may extend `check`.
 

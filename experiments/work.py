@@ -320,7 +320,7 @@ def preflight(definition: Definition, request: Request) -> int:
 
   job = make_job(definition, request.config, print, request.workdir)
   first_arrays(definition, job, request.workdir)  # refused now if it would be later
-  print(page.text(job))
+  print(page.text(job, request.asking))
   return DONE
 
 

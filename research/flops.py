@@ -15,10 +15,16 @@ from jax.extend import core
 def model_flops(function: Callable, *args: Any, **kwargs: Any) -> float:
   """FLOPs of `function(*args, **kwargs)`; the arguments may be `jax.ShapeDtypeStruct`s. Nothing is computed.
 
-  A scan counts as many times as it runs, a conditional its dearest branch, a choice by platform its default (a kernel's
-  own form may do more than the mathematics asks for), a while loop one turn (only running it would tell how many).
+  A scan counts as many times as it runs, a shard_map for each device, a conditional its dearest branch, a choice by
+  platform its default (a kernel's own form may do more than the mathematics asks for), a while loop one turn (only
+  running it would tell how many).
   """
   return _jaxpr_flops(jax.make_jaxpr(function)(*args, **kwargs).jaxpr)
+
+
+def traced_flops(traced: jax.stages.Traced) -> float:
+  """FLOPs of a traced program over all of its devices: what it does, with what it computes twice."""
+  return _jaxpr_flops(traced.jaxpr.jaxpr)
 
 
 def training_flops(forward: Callable, *args: Any, **kwargs: Any) -> float:
@@ -52,7 +58,8 @@ def _equation_flops(equation: core.JaxprEqn, platform_choices: set[int]) -> floa
   if name == "cond":
     by_platform = id(equation.invars[0]) in platform_choices
     return inner[-1] if by_platform else max(inner)
-  return float(params["length"] if name == "scan" else 1) * sum(inner)
+  times = {"scan": lambda: params["length"], "shard_map": lambda: params["mesh"].size}.get(name, lambda: 1)
+  return float(times()) * sum(inner)
 
 
 def _inner_jaxprs(params: dict[str, Any]) -> Iterator[core.Jaxpr]:

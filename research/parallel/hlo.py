@@ -24,6 +24,8 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"?known_trip_count"?:?\s*\{"?n"?:\s*"?(\d+)"?')
 _GROUPS = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]")
+_MESH = re.compile(r"replica_groups=@?mesh\[([^\]]*)\] ?\{([^}]*)\}")
+_AXIS = re.compile(r"'([^']+)'(?:=(\d+)|:\((\d+)\)(\d+))?")  # an axis with its size, or a part of one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +104,9 @@ def _group(rest: str) -> int:
     return int(iota[2])
   if groups := _GROUPS.search(rest):
     return groups[1].count(",") + 1
+  if mesh := _MESH.search(rest):
+    sizes = {name: int(size) for name, size, *_ in _AXIS.findall(mesh[1])}
+    return math.prod(int(part) if part else sizes[name] for name, _, _, part in _AXIS.findall(mesh[2]))
   return 2  # a permute has pairs
 
 

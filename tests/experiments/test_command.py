@@ -282,6 +282,7 @@ def test_preflight_counts_parameters_and_writes_nothing(capsys, in_directory):
   assert f"parameters ({4 * 16 + 16 + 16 * 3 + 3:,}" in text
   flops = 3 * 2 * 24 * (4 * 16 + 16 * 3)
   assert f"FLOPs, an update     {flops:.4g}" in text
+  assert "an update takes at least" in text
   assert os.listdir() == []
 
 
