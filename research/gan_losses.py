@@ -34,6 +34,12 @@ class GanLoss:
 
 softplus, relu = jax.nn.softplus, jax.nn.relu
 
+
+def _mean(logits_B: jax.Array) -> jax.Array:
+  """Over the whole batch, on however many devices it is."""
+  return collectives.mean(logits_B.mean())
+
+
 LOSSES: dict[str, GanLoss] = {
   # Goodfellow et al. 2014: cross-entropy, the generator with its labels exchanged (section 3).
   "non_saturating": GanLoss(lambda real, fake: softplus(-real) + softplus(fake), lambda real, fake: softplus(-fake)),
@@ -51,8 +57,8 @@ LOSSES: dict[str, GanLoss] = {
   ),
   # The same, section 4.2 (RaSGAN): each against the mean of the others.
   "relativistic_average": GanLoss(
-    lambda real, fake: softplus(fake.mean() - real) + softplus(fake - real.mean()),
-    lambda real, fake: softplus(real.mean() - fake) + softplus(real - fake.mean()),
+    lambda real, fake: softplus(_mean(fake) - real) + softplus(fake - _mean(real)),
+    lambda real, fake: softplus(_mean(real) - fake) + softplus(real - _mean(fake)),
     compares=True,
     threshold=None,
   ),

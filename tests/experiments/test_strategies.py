@@ -21,6 +21,8 @@ FAMILIES = {
   "cnn": ["--data.source=sklearn:digits", "--model.widths=8,16", "--model.norm=batch"],
   "cnn, resnet": ["--data.source=sklearn:digits", "--model.name=resnet18", "--model.widths=8", "--model.norm=batch"],
   "gan": ["--data.source=sklearn:digits", "--model.width=8", "--model.latent=6", "--gan.r1=0.1"],
+  "gan, averaged": ["--data.source=synthetic:ring?size=400", "--model.name=mlp", "--model.widths=8,8",
+                    "--gan.loss=relativistic_average", "--gan.critic_steps=2", "--gan.gradient_penalty=0.1"],
   "autoencoder": ["--data.source=sklearn:digits", "--model.network=conv", "--model.widths=8,16"],
   "gpt": [f"--data.source=text:{__file__}", *TRANSFORMER, "--model.context=16", "--text.tokenizer=byte"],
   "bert": [f"--data.source=text:{__file__}", *TRANSFORMER, "--model.context=16", "--text.tokenizer=byte"],
