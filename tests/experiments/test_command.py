@@ -286,6 +286,29 @@ def test_preflight_counts_parameters_and_writes_nothing(capsys, in_directory):
   assert os.listdir() == []
 
 
+def test_preflight_as_json_tells_each_devices_share(capsys, in_directory):
+  line = ["preflight", "--json", "--data.source=sklearn:digits", "--model.widths=64,32", "--data.batch_size=16"]
+  found = {}
+  for strategy in ("dp", "fsdp"):
+    assert command.main(MLP, [*line, f"--parallel.strategy={strategy}", "--parallel.mesh=data:8"]) == 0
+    found[strategy] = json.loads(capsys.readouterr().out)
+  count = 64 * 64 + 64 + 64 * 32 + 32 + 32 * 10 + 10
+  for facts in found.values():
+    assert sum(row["count"] for row in facts["parameters"]) == count
+    assert facts["FLOPs"]["model"] == 3 * 2 * 16 * (64 * 64 + 64 * 32 + 32 * 10)
+    assert facts["FLOPs"]["hardware"] < facts["FLOPs"]["model"]  # the first layer's input needs no gradient
+  assert found["dp"]["device memory"]["parameters"] == 4 * count
+  # All is cut in eight but the head's bias, of classes.
+  assert found["fsdp"]["device memory"]["parameters"] == 4 * (count - 10) / 8 + 40
+  (reduced,) = found["dp"]["collectives"][:1]
+  assert (reduced["kind"], reduced["devices"]) == ("all-reduce", 8)
+  assert reduced["bytes"] >= 4 * count  # each gradient, and the sums of metrics
+  kinds = {each["kind"] for each in found["fsdp"]["collectives"]}
+  assert "all-gather" in kinds
+  assert refused(capsys, MLP, ["--config=iris", "--json"]).startswith("flags: --json belongs to the command preflight")
+  assert os.listdir() == []
+
+
 def test_validation_best_checkpoint_is_what_is_reported(in_directory):
   arguments = ["--config=iris", "--run.steps=40", "--run.eval_every=2", "--optim.learning_rate=0.3", "--workdir=w"]
   arguments += ["--data.validation_fraction=0.3", "--run.best_metric=validation/accuracy", "--run.patience=4"]
