@@ -61,9 +61,11 @@ def facts(job: "Job") -> dict[str, Any]:
   # Parameters and their gradients are read forward and backward, moments read and written, activations too.
   moved = 3 * parts["params"] + 2 * (gradients + parts["opt_state"] + parts["extra"]) + 2 * memory_of["activations"]
   work = roofline.Work(hardware_flops / devices, moved, sum(each.sent for each in collectives))
-  guess = roofline.estimate(work, chip, getattr(getattr(config, "model", None), "dtype", "float32"))
+  dtype = getattr(getattr(config, "model", None), "dtype", "float32")
+  guess = roofline.estimate(work, chip, dtype)
   batch_bytes = sum(math.prod(x.shape) * x.dtype.itemsize for name, x in batch.items() if name not in ("index", "mask"))
-  capacity = None if chip.name == "cpu" and devices > 1 else chip.memory
+  # Virtual devices of a CPU have no memory of their own, and of some devices it is not known.
+  capacity = None if not chip.memory or (chip.name == "cpu" and devices > 1) else chip.memory
   return {
     "parameters": [
       {"name": row.name, "dtype": row.dtype, "shape": list(row.shape), "count": row.count, "bytes": row.bytes,
@@ -89,7 +91,7 @@ def facts(job: "Job") -> dict[str, Any]:
     "collectives": [{**dataclasses.asdict(each), "sent": each.sent} for each in collectives],
     "estimate": {
       **dataclasses.asdict(guess), "seconds": guess.seconds, "bound": guess.bound,
-      "mfu": None if model_flops is None else model_flops / devices / guess.seconds / chip.flops_f32,
+      "mfu": None if model_flops is None else model_flops / devices / guess.seconds / chip.peak(dtype),
       "input bytes a second": batch_bytes / guess.seconds,
       "chip": dataclasses.asdict(chip),
     },

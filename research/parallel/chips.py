@@ -34,6 +34,10 @@ class Chip:
   network: float
   source: str
 
+  def peak(self, dtype: str) -> float:
+    """FLOP/s of products of "float32" or "bfloat16" operands."""
+    return self.flops if dtype == "bfloat16" else self.flops_f32
+
 
 _TPU, _NVIDIA = "cloud.google.com/tpu/docs/{}", "NVIDIA's data sheet of the {}"
 

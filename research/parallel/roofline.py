@@ -48,24 +48,23 @@ class Estimate:
 
 def estimate(work: Work, chip: Chip, dtype: str) -> Estimate:
   """Of a device with a chip of its own; `dtype` is that of the products, "float32" or "bfloat16"."""
-  flops = chip.flops if dtype == "bfloat16" else chip.flops_f32
-  return Estimate(work.flops / flops, work.moved / chip.bandwidth, work.sent / chip.network)
+  return Estimate(work.flops / chip.peak(dtype), work.moved / chip.bandwidth, work.sent / chip.network)
 
 
 def here(devices: int) -> Chip:
-  """The chip of this process' devices; of a CPU what it was measured at just now, shared by its virtual devices."""
+  """The chip of this process' devices. One that is in no table is measured just now; a CPU is shared by its virtual
+  devices."""
   device = jax.devices()[0]
-  if device.platform != "cpu":
-    name = NAMES.get(device.device_kind, "")
-    if name:
-      return CHIPS[name]
-  return measured_cpu(devices)
+  if device.device_kind in NAMES:
+    return CHIPS[NAMES[device.device_kind]]
+  return measured(devices if device.platform == "cpu" else 1)
 
 
-def measured_cpu(devices: int) -> Chip:
-  """A share of this machine: products of 1024×1024 and a copy of 256 MB, the fastest of a few, divided by `devices`.
+def measured(sharing: int) -> Chip:
+  """The first device: products of 1024×1024 and a copy of 256 MB, the fastest of a few, divided by how many share it.
 
-  What virtual devices send each other is a copy in memory.
+  What virtual devices of a CPU send each other is a copy in memory; of another device nothing is known, and the same
+  is taken.
   """
   one = jax.local_devices()[0]
   flops = {}
@@ -75,8 +74,10 @@ def measured_cpu(devices: int) -> Chip:
   y = jax.device_put(jnp.ones(2**26, jnp.float32), one)
   bandwidth = 2 * y.nbytes / _fastest(jax.jit(lambda y: y + 1.0), y)
   memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  if one.platform != "cpu":
+    memory = (one.memory_stats() or {}).get("bytes_limit", 0)
   rates = (flops["bfloat16"], flops["float32"], memory, bandwidth, bandwidth)
-  return Chip("cpu", *(rate / devices for rate in rates), "measured here, just now")
+  return Chip(one.device_kind, *(rate / sharing for rate in rates), "measured here, just now")
 
 
 def _fastest(function, *arguments) -> float:

@@ -303,6 +303,10 @@ def test_preflight_as_json_tells_each_devices_share(capsys, in_directory):
   (reduced,) = found["dp"]["collectives"][:1]
   assert (reduced["kind"], reduced["devices"]) == ("all-reduce", 8)
   assert reduced["bytes"] >= 4 * count  # each gradient, and the sums of metrics
+  assert command.main(MLP, [*line, "--parallel.mesh=data:1", "--model.dtype=bfloat16"]) == 0
+  narrow = json.loads(capsys.readouterr().out)
+  guess = narrow["estimate"]
+  assert guess["mfu"] == pytest.approx(narrow["FLOPs"]["model"] / guess["seconds"] / guess["chip"]["flops"])
   kinds = {each["kind"] for each in found["fsdp"]["collectives"]}
   assert "all-gather" in kinds
   assert refused(capsys, MLP, ["--config=iris", "--json"]).startswith("flags: --json belongs to the command preflight")

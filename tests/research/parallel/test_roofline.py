@@ -44,7 +44,7 @@ def test_an_unknown_chip_is_told_the_nearest():
 
 
 def test_virtual_devices_share_what_the_machine_was_measured_at():
-  whole, shared = roofline.measured_cpu(1), roofline.measured_cpu(8)
+  whole, shared = roofline.measured(1), roofline.measured(8)
   assert shared.memory * 8 == pytest.approx(whole.memory)
   assert 1e9 < whole.flops_f32 < 1e14
   assert roofline.here(jax.device_count()).name == "cpu"
