@@ -20,8 +20,9 @@ from pathlib import Path
 
 import jax
 
-from experiments import command, work
+from experiments import command
 from experiments.cnn.__main__ import EXPERIMENT as CNN
+from experiments.job import make_job
 from experiments.mlp.__main__ import EXPERIMENT as MLP
 from research import loop
 from research.report import Report
@@ -60,7 +61,7 @@ def bare(job, state, call, steps: int):
 def compare(definition, arguments, steps: int, rounds: int) -> tuple[list[float], float]:
   """Ratios flagship / bare, a pair a round, and the bare loop's seconds a step."""
   config = command.read(definition, arguments).config
-  job = work.make_job(definition, config, lambda text: None)
+  job = make_job(definition, config, lambda text: None)
   call = job.training_call()
   ratios, seconds = [], []
   for number in range(rounds + 2):

@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments import command, run_directory, work
 from experiments.candidate import Candidate, find, no_classifier
+from experiments.job import Job, make_job
 from experiments.schema import Data
 from research.data import fingerprint
 from research.errors import UserError
@@ -31,7 +32,7 @@ class Judge:
     image_shape: (H, W, C) of the images that it takes.
   """
 
-  def __init__(self, job: work.Job, state: State, about: dict):
+  def __init__(self, job: Job, state: State, about: dict):
     schema, devices = job.data.splits.train.schema, job.mesh.shape["data"]
     self.about, self.class_names, self.image_shape = about, schema.class_names, schema.features["image"].shape
     self._batch_size = -(-job.config.data.eval_batch_size // devices) * devices
@@ -94,7 +95,7 @@ def open_judge(
   definition, request = candidate.definition, candidate.request
   if candidate.trains and run_directory.read_result(request.workdir) is None:
     # Refused now rather than after minutes of training.
-    _check(value, work.make_job(definition, request.config, lambda line: None, request.workdir), image_shape)
+    _check(value, make_job(definition, request.config, lambda line: None, request.workdir), image_shape)
     _train(candidate, say)
   job, state, step = work.load(definition, request)
   _check(value, job, image_shape)
@@ -123,7 +124,7 @@ def _train(candidate: Candidate, say: Callable[[str], None]) -> None:
     )
 
 
-def _check(value: str, job: work.Job, image_shape: tuple[int, ...]) -> None:
+def _check(value: str, job: Job, image_shape: tuple[int, ...]) -> None:
   """Raises UserError where the job is no classifier of images (H, W, C)."""
   schema, source = job.data.splits.train.schema, job.config.data.source
   if schema.output != "label":

@@ -11,7 +11,7 @@ from experiments.schema import MOST
 
 if TYPE_CHECKING:
   from experiments.command import Definition, Request
-  from experiments.work import Job
+  from experiments.job import Job
 
 
 def job(definition: "Definition", request: "Request") -> "Job | None":
@@ -19,7 +19,7 @@ def job(definition: "Definition", request: "Request") -> "Job | None":
 
   Raises UserError where what the run has kept is damaged, or is not what it was started with.
   """
-  from experiments import work
+  from experiments.job import make_job
 
   config, workdir = request.config, request.workdir
   if definition.open_kept is None or run_directory.experiment_of(workdir) != definition.name:
@@ -35,4 +35,4 @@ def job(definition: "Definition", request: "Request") -> "Job | None":
   run = dataclasses.replace(config.run, steps=config.run.steps or MOST, best_metric="", patience=0)
   alike = dataclasses.replace(config, run=run, data=dataclasses.replace(config.data, feed="device"))
   splits = dataclasses.replace(splits, fingerprint=record["data"])
-  return work.make_job(definition, alike, print, workdir, splits)
+  return make_job(definition, alike, print, workdir, splits)

@@ -21,7 +21,7 @@ from research.models.table import parameter_table
 from research.parallel import hlo, roofline
 
 if TYPE_CHECKING:
-  from experiments.work import Job
+  from experiments.job import Job
 
 
 def text(job: "Job", asking: Asking) -> str:

@@ -41,10 +41,11 @@ def run(definition: "Definition", request: "Request") -> int:
   import jax
 
   from experiments import kept, work
+  from experiments.job import make_job
 
   if definition.generate is not None:
     work.check_trained(request.workdir)
-    job = kept.job(definition, request) or work.make_job(definition, request.config, print, request.workdir)
+    job = kept.job(definition, request) or make_job(definition, request.config, print, request.workdir)
     state, _ = work.restore(job, request)
     return definition.generate(job, state, request)
   asked = request.sampling

@@ -4,41 +4,32 @@ exit code.
 
 import contextlib
 import dataclasses
-import functools
 import logging
-import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from experiments import flags, inputs, interchange, origin, run_directory, sample
 from experiments.command import STOPPED, Definition, Request
-from experiments.schema import Experiment
+from experiments.job import Job, make_job
 from research import loop, provenance, selection, steps
 from research.allocator import keep_freed_memory
 from research.checkpoint import Checkpoints
-from research.data.splits import Splits
 from research.errors import UserError
 from research.kernels import choice
 from research.models.table import parameter_count
 from research.nearest import hint
-from research.parallel.mesh import make_mesh
-from research.parallel.tables import Layout
 from research.report import Report, measures, rebuild, record
 from research.signals import StopRequest
-from research.task import State, Sums, Task
+from research.task import State
 
 DONE, BAD_NUMBERS = 0, 76
-MOST_STEPS = 2**31 - 1  # the state's step is an int32
 SAMPLES = {"pictures": 64, "points": 1000}  # at each evaluation
-MOST_EVALUATIONS = 20  # in a run that does not say how often
 
 
 def run(definition: Definition, request: Request) -> int:
@@ -65,92 +56,6 @@ def keep_compiled_programs() -> None:
   jax.config.update("jax_raise_persistent_cache_errors", False)
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-  """Everything that an experiment's flags stand for, made but not started."""
-
-  config: Experiment
-  layout: Layout
-  data: inputs.Inputs
-  task: Task
-  plan: loop.Plan
-
-  @property
-  def mesh(self) -> Mesh:
-    return self.layout.mesh
-
-  @property
-  def abstract_state(self) -> State:
-    return self._initialization.abstract
-
-  def initial_state(self) -> State:
-    return self._initialization.state()
-
-  @functools.cached_property
-  def _initialization(self) -> steps.Initialization:
-    return steps.Initialization(self.task, self.data.train, self.data.augment, self.config.seed, self.layout)
-
-  def training_call(self) -> steps.TrainingCall:
-    return steps.training_call(
-      self.task,
-      self.data.train,
-      self.data.augment,
-      self.config.seed,
-      self.layout,
-      self.plan.steps_per_call,
-      abstract=self.abstract_state,
-    )
-
-  @functools.cached_property
-  def _evaluations(self) -> dict[str, Callable[[State], Sums]]:
-    return {
-      name: steps.evaluation_call(self.task, feed, self.data.prepare, self.layout)
-      for name, feed in self.data.evaluation.items()
-    }
-
-  def scores(self, state: State, splits: Sequence[str]) -> dict[str, float]:
-    """{"split/metric": value} of each split, and the task's own judgement where it has one."""
-    found = {}
-    if self.task.judge is not None:
-      found |= self.task.judge(state, steps.step_key(self.config.seed, state.step))
-    for split in splits:
-      summary = self.task.summarize(self._evaluations[split](state))
-      found |= {f"{split}/{name}": value for name, value in summary.items()}
-    return found
-
-
-def make_job(
-  definition: Definition,
-  config: Experiment,
-  say: Callable[[str], None],
-  workdir: Path | None = None,
-  splits: Splits | None = None,
-) -> Job:
-  """Opens the data and builds the task. Raises UserError for whatever does not fit together.
-
-  Args:
-    definition: the experiment.
-    config: its flags.
-    say: is told what the user should know of the data.
-    workdir: the run's, where it may have kept what the data need.
-    splits: the data, where they are open.
-  """
-  mesh = make_mesh(config.parallel.mesh, config.data.batch_size // config.batch_parts)
-  layout = Layout(mesh, config.parallel.strategy, config.parallel.compile)
-  layout.check()
-  if not config.parallel.mesh and mesh.devices.size < jax.device_count():
-    say(f"on {mesh.devices.size} of {jax.device_count()} devices, which divide a batch of {config.data.batch_size}")
-  if splits is None:
-    opened = definition.open_data
-    splits = inputs.open_data(config.data, say) if opened is None else opened(config, say, workdir)
-  for note in splits.notes:
-    say(note)
-  data = inputs.make_inputs(config, splits, mesh)
-  plan = make_plan(config, splits.train.size)
-  task = definition.build(config, splits, plan.total_steps)
-  return Job(config, layout, data, task, plan)
-
-
 def first_arrays(definition: Definition, job: Job, workdir: Path) -> dict[str, Any]:
   """What --init_from gives a run that has no checkpoint of its own yet; {} where nothing is asked for."""
   if not job.config.init_from or run_directory.has_checkpoint(workdir):
@@ -170,25 +75,6 @@ def judged(definition: Definition, job: Job, workdir: Path) -> Job:
       " give another --workdir"
     )
   return dataclasses.replace(job, task=dataclasses.replace(job.task, judge=judge))
-
-
-def make_plan(config: Experiment, size: int) -> loop.Plan:
-  """Epochs become updates; where nothing is said, evaluations fall on the ends of epochs."""
-  run = config.run
-  per_epoch = size / config.data.batch_size
-  total = run.steps or math.ceil(run.epochs * per_epoch)
-  if total > MOST_STEPS:
-    raise UserError(f"flags: --run.epochs={run.epochs:g} are {total:,} updates; at most {MOST_STEPS:,} can be counted")
-  eval_every = run.eval_every or math.ceil(per_epoch * max(1, math.ceil(total / per_epoch / MOST_EVALUATIONS)))
-  return loop.Plan(
-    total_steps=total,
-    eval_every=eval_every,
-    checkpoint_every=run.checkpoint_every or eval_every,
-    log_every=run.log_every,
-    steps_per_call=run.steps_per_call,
-    best_metric=run.best_metric,
-    patience=run.patience,
-  )
 
 
 def train(definition: Definition, request: Request) -> int:

@@ -20,7 +20,7 @@ from research.judging.scores import Reference, score
 from research.task import Key, State
 
 if TYPE_CHECKING:
-  from experiments.work import Job
+  from experiments.job import Job
 
 Scores = dict[str, float]
 Space = Callable[[np.ndarray], np.ndarray]  # examples → features_ND

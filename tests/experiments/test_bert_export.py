@@ -13,6 +13,7 @@ from experiments import command, interchange, origin, work
 from experiments.bert.__main__ import EXPERIMENT as BERT
 from experiments.bert.filling import encode
 from experiments.bert.network import make_guesser
+from experiments.job import make_job
 from research.checkpoint import named
 from research.data import tokenizers
 from research.models.bert import first_id, mask_id
@@ -63,14 +64,14 @@ def exported(table, tmp_path_factory):
 
 def drawn(config):
   """(job, arrays by path) of numpy's noise."""
-  job, random = work.make_job(BERT, config, lambda line: None), np.random.default_rng(0)
+  job, random = make_job(BERT, config, lambda line: None), np.random.default_rng(0)
   shapes = named(job.abstract_state.params)
   return job, {name: random.normal(size=leaf.shape).astype(np.float32) for name, leaf in shapes.items()}
 
 
 def begun(arguments, folder, capsys):
   """(what a run would begin with, by path; what is said of it)"""
-  job = work.make_job(BERT, command.read(BERT, arguments).config, lambda line: None)
+  job = make_job(BERT, command.read(BERT, arguments).config, lambda line: None)
   capsys.readouterr()
   taken = work.first_arrays(BERT, job, folder / "none")
   return {path.removeprefix("params/"): array for path, array in taken.items()}, capsys.readouterr().out
@@ -111,7 +112,7 @@ def test_a_bert_of_transformers_begins_here_and_computes_the_same(tmp_path, caps
   line = [f"--data.source=text:{tmp_path / 'b.txt'}", "--text.tokenizer=char", *STILL, "--data.test_fraction=0"]
   config = command.read(BERT, [*line, f"--init_from=hf:{DATA / 'bert'}"]).config
   assert (config.model.token_types, config.model.norm_epsilon, config.model.mlp) == (2, 1e-12, "gelu_exact")
-  job = work.make_job(BERT, config, print)
+  job = make_job(BERT, config, print)
   state = origin.begin(job.initial_state(), work.first_arrays(BERT, job, tmp_path))
   with np.load(DATA / "bert" / "reference.npz") as file:
     given = dict(file)

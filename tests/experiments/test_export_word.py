@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 from experiments import command, interchange, origin, work
 from experiments.gpt.__main__ import EXPERIMENT as GPT
+from experiments.job import make_job
 from experiments.mlp.__main__ import EXPERIMENT as MLP
 from experiments.vit.__main__ import EXPERIMENT as VIT
 from research.checkpoint import named
@@ -145,7 +146,7 @@ def test_a_model_of_transformers_begins_here(tmp_path, capsys):
   model = request.config.model
   assert (model.kv_heads, model.norm, model.mlp, model.positions) == (2, "rms", "swiglu", "rotary")
   assert (model.bias, model.tied, model.context, model.window) == (False, False, 9, 5)
-  job = work.make_job(GPT, request.config, print)
+  job = make_job(GPT, request.config, print)
   state = origin.begin(job.initial_state(), work.first_arrays(GPT, job, tmp_path))
   expected = stored(DATA / "llama")
   query_NDH = np.asarray(state.params["transformer"]["layers"]["attention"]["query"]["kernel"])
@@ -162,7 +163,7 @@ def test_a_model_of_transformers_begins_here(tmp_path, capsys):
 def test_a_vision_transformer_goes_out_and_comes_back_with_another_head(tmp_path, capsys):
   shape = ["--model.layers=2", "--model.width=16", "--model.heads=2", "--model.pooling=class"]
   config, target = command.read(VIT, ["--config=digits", *shape]).config, tmp_path / "hf"
-  job, random = work.make_job(VIT, config, print), np.random.default_rng(0)
+  job, random = make_job(VIT, config, print), np.random.default_rng(0)
   shapes = named(job.abstract_state.params)
   first = {name: random.normal(size=leaf.shape).astype(np.float32) for name, leaf in shapes.items()}
   told = interchange.write(VIT.interchange, config, job.data.splits, first, target)
@@ -177,7 +178,7 @@ def test_a_vision_transformer_goes_out_and_comes_back_with_another_head(tmp_path
   def begun(directory):
     """(what a run of digits would begin with, what is said of it)"""
     request = command.read(VIT, ["--data.source=sklearn:digits", *STILL, f"--init_from=hf:{directory}"])
-    job = work.make_job(VIT, request.config, print)
+    job = make_job(VIT, request.config, print)
     capsys.readouterr()
     return work.first_arrays(VIT, job, tmp_path / "none"), capsys.readouterr().out
 

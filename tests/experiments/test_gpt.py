@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 
-from experiments import command, kept, run_directory, work
+from experiments import command, kept, run_directory
 from experiments.gpt.__main__ import EXPERIMENT as GPT
 from experiments.gpt.writing import _Stream, stop_strings
+from experiments.job import make_job
 from research.data import tokenizers
 
 TEXT = "the cat sat on the mat.\nthe dog sat on the log.\n" * 40
@@ -91,7 +92,7 @@ def test_a_run_without_its_text_has_the_state_of_the_run_with_it(tmp_path):
   line = [f"--data.source=text:{tmp_path / 'a.txt'}", *SMALL, "--run.epochs=0.5", "--optim.warmup_steps=50"]
   line += ["--text.packed", "--run.best_metric=validation/loss", "--data.feed=grain", f"--workdir={tmp_path / 'run'}"]
   request = command.read(GPT, line)
-  job = work.make_job(GPT, request.config, print)
+  job = make_job(GPT, request.config, print)
   (tmp_path / "run").mkdir()
   run_directory.claim(request.workdir, "gpt", request.config)
   job.data.splits.keep(request.workdir)

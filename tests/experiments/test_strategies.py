@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import command, work
+from experiments import command
+from experiments.job import make_job
 from research.checkpoint import Checkpoints
 from research.parallel.tables import COMPILE, STRATEGIES
 
@@ -47,7 +48,7 @@ EXPERIMENTS = sorted(path.parent.name for path in Path(command.__file__).parent.
 def job_of(family, flags):
   definition = importlib.import_module(f"experiments.{family.partition(',')[0]}.__main__").EXPERIMENT
   request = command.read(definition, [*FAMILIES[family], *RULE, "--run.steps=3", *flags])
-  return work.make_job(definition, request.config, lambda line: None)
+  return make_job(definition, request.config, lambda line: None)
 
 
 def trained(family, flags, updates=3):
