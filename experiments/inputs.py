@@ -2,8 +2,6 @@
 
 import dataclasses
 
-from jax.sharding import Mesh
-
 from experiments.schema import Data, Experiment
 from research.data import feeds, transforms
 from research.data.randaugment import randaugment
@@ -11,6 +9,7 @@ from research.data.source import Schema
 from research.data.splits import Splits, open_splits
 from research.data.statistics import channel_statistics
 from research.errors import UserError
+from research.parallel.tables import Layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,17 +43,17 @@ def open_data(data: Data, progress=lambda line: None) -> Splits:
   )
 
 
-def make_inputs(config: Experiment, splits: Splits, mesh: Mesh) -> Inputs:
-  """Feeds over the mesh. Raises UserError where the flags do not fit the data or the devices."""
-  data = config.data
-  _check(config, splits, mesh)
+def make_inputs(config: Experiment, splits: Splits, layout: Layout) -> Inputs:
+  """Feeds over the layout. Raises UserError where the flags do not fit the data or the devices."""
+  data, mesh, axes = config.data, layout.mesh, layout.batch_axes
+  _check(config, splits, layout.ways)
   parts = {"validation": splits.validation, "test": splits.test}
   parts = {name: source for name, source in parts.items() if source is not None}
   budget = data.device_budget_mb * 10**6
   if data.feed == "auto":  # all splits share the device, so they fit together or not at all
     budget -= sum(source.nbytes for source in parts.values())
   shuffled = feeds.Shuffled(config.seed, data.batch_size, splits.train.size)
-  (train,) = feeds.make_feeds(splits.train, mesh, [shuffled], kind=data.feed, budget_bytes=budget)
+  (train,) = feeds.make_feeds(splits.train, mesh, [shuffled], kind=data.feed, budget_bytes=budget, axes=axes)
   if config.run.steps_per_call > 1 and not train.resident:
     raise UserError(
       f"flags: --run.steps_per_call={config.run.steps_per_call} needs the data on the device, and"
@@ -62,9 +61,9 @@ def make_inputs(config: Experiment, splits: Splits, mesh: Mesh) -> Inputs:
     )
   evaluation = {}
   for name, source in parts.items():
-    plan = feeds.InOrder(_eval_batch(data.eval_batch_size, source.size, mesh.shape["data"]), source.size)
+    plan = feeds.InOrder(_eval_batch(data.eval_batch_size, source.size, layout.ways), source.size)
     kind = "device" if train.resident else "grain"
-    (evaluation[name],) = feeds.make_feeds(source, mesh, [plan], kind=kind, budget_bytes=budget)
+    (evaluation[name],) = feeds.make_feeds(source, mesh, [plan], kind=kind, budget_bytes=budget, axes=axes)
   augment, prepare = make_transforms(data, splits, config.pixels)
   return Inputs(splits, train, evaluation, augment, prepare)
 
@@ -103,14 +102,13 @@ def sizes(splits: Splits) -> str:
   return ", ".join(f"{source.size:,} {name}" for name, source in parts.items() if source is not None)
 
 
-def _check(config: Experiment, splits: Splits, mesh: Mesh) -> None:
+def _check(config: Experiment, splits: Splits, devices: int) -> None:
   data, schema, source = config.data, splits.train.schema, splits.train
   if data.batch_size > source.size:
     raise UserError(
       f"data: --data.batch_size={data.batch_size} is larger than the {source.size} training examples of {data.source};"
       f" at most {source.size} would do"
     )
-  devices = mesh.shape["data"]
   if (data.batch_size // config.batch_parts) % devices:
     even = devices * config.batch_parts
     raise UserError(

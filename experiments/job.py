@@ -94,7 +94,7 @@ def make_job(
     splits: the data, where they are open.
   """
   mesh = make_mesh(config.parallel.mesh, config.data.batch_size // config.batch_parts)
-  layout = Layout(mesh, config.parallel.strategy, config.parallel.compile)
+  layout = Layout(mesh, config.parallel.strategy, config.parallel.compile, config.parallel.micro_batches)
   layout.check()
   if not config.parallel.mesh and mesh.devices.size < jax.device_count():
     say(f"on {mesh.devices.size} of {jax.device_count()} devices, which divide a batch of {config.data.batch_size}")
@@ -103,7 +103,7 @@ def make_job(
     splits = inputs.open_data(config.data, say) if opened is None else opened(config, say, workdir)
   for note in splits.notes:
     say(note)
-  data = inputs.make_inputs(config, splits, mesh)
+  data = inputs.make_inputs(config, splits, layout)
   plan = make_plan(config, splits.train.size)
   task = definition.build(config, splits, plan.total_steps)
   return Job(config, layout, data, task, plan)

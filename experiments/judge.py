@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments import command, run_directory, work
 from experiments.candidate import Candidate, find, no_classifier
@@ -33,10 +32,10 @@ class Judge:
   """
 
   def __init__(self, job: Job, state: State, about: dict):
-    schema, devices = job.data.splits.train.schema, job.mesh.shape["data"]
+    schema, devices = job.data.splits.train.schema, job.layout.ways
     self.about, self.class_names, self.image_shape = about, schema.class_names, schema.features["image"].shape
     self._batch_size = -(-job.config.data.eval_batch_size // devices) * devices
-    self._rows = NamedSharding(job.mesh, PartitionSpec("data"))
+    self._rows = job.layout.rows
     self._state = state.replace(opt_state=())
     task, prepare = job.task, job.data.prepare  # not the job, which holds its training data on the device
 

@@ -132,6 +132,7 @@ class Parallel:
   mesh: str = flag("", "axes and sizes, such as data:4,model:2; empty: all devices that divide the batch", curve=False)
   strategy: str = flag("dp", "table from logical axes to mesh axes", choices=tuple(STRATEGIES), curve=False)
   compile: str = flag("jit", "the step divided by XLA, or written out for each device", choices=COMPILE)
+  micro_batches: int = flag(0, "parts of a batch in a pipeline (pp); 0: four times the stages", low=0, curve=False)
 
 
 @dataclasses.dataclass(frozen=True)

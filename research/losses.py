@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from research.kernels.linear_cross_entropy import linear_cross_entropy
+from research.parallel.activations import Cut, spread
 
 
 def mean_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
@@ -95,10 +96,23 @@ def token_scores(
   Returns: (the weighted total, float32 (), which alone has a gradient; the scores).
   """
   x_BLD, kernel_DV, bias_V, softcap = unscored
-  labels_N = jnp.maximum(targets_BL.reshape(-1), -1)
-  weights_N = jnp.full(labels_N.shape, weight, jnp.float32)
-  found = linear_cross_entropy(
-    x_BLD.reshape(-1, x_BLD.shape[-1]), kernel_DV, labels_N, weights_N, bias_V, z_loss=z_loss, softcap=softcap
-  )
-  loss_BL, guess_BL = (each.reshape(targets_BL.shape) for each in (found.loss_N, found.guess_N))
-  return found.total, TokenScores(loss_BL, guess_BL)
+  weights_BL = jnp.full(targets_BL.shape, weight, jnp.float32)
+
+  def score(cut: Cut, x_BLD, kernel_DV, bias_V, targets_BL, weights_BL):
+    found = linear_cross_entropy(
+      x_BLD.reshape(-1, x_BLD.shape[-1]),
+      kernel_DV,
+      jnp.maximum(targets_BL.reshape(-1), -1),
+      weights_BL.reshape(-1),
+      bias_V,
+      z_loss=z_loss,
+      softcap=softcap,
+    )
+    over = cut.get("batch", ()) + cut.get("stream_length", ())
+    total = jax.lax.psum(found.total, over) if over else found.total
+    return total, *(each.reshape(targets_BL.shape) for each in (found.loss_N, found.guess_N))
+
+  tokens, whole = ("batch", "stream_length"), (None, None)
+  ins = ((*tokens, None), whole, None if bias_V is None else (None,), tokens, tokens)
+  total, *scores = spread(score, ins, ((), tokens, tokens))(x_BLD, kernel_DV, bias_V, targets_BL, weights_BL)
+  return total, TokenScores(*scores)

@@ -19,7 +19,8 @@ from research.data.transforms import Transform
 from research.errors import UserError
 from research.kernels import choice
 from research.parallel import collectives
-from research.parallel.tables import Layout, laid_out
+from research.parallel.activations import laid_out
+from research.parallel.tables import Layout
 from research.task import Batch, Key, Metrics, State, Sums, Task, step_key
 
 # Evaluation calls under way at most. Without a bound every batch of a split waits on the device at once, and eight
@@ -250,7 +251,7 @@ def _step(task: Task, layout: Layout) -> Callable[[State, Batch, Key], tuple[Sta
     )
 
   def by_pmap(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
-    count = layout.mesh.shape["data"]
+    count = layout.ways
     batch = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
     mapped = jax.pmap(part, "data", in_axes=(None, 0, None), out_axes=None, devices=list(layout.mesh.devices.ravel()))
     return mapped(state, batch, key)

@@ -141,18 +141,25 @@ def place(source: Source, mesh: jax.sharding.Mesh) -> Mapping[str, jax.Array]:
 
 
 def make_feeds(
-  source: Source, mesh: jax.sharding.Mesh, plans: list[Shuffled | InOrder], *, kind: str, budget_bytes: int
+  source: Source,
+  mesh: jax.sharding.Mesh,
+  plans: list[Shuffled | InOrder],
+  *,
+  kind: str,
+  budget_bytes: int,
+  axes: tuple[str, ...] = ("data",),
 ) -> list[Feed]:
   """A feed for each plan over one split, sharing its memory.
 
   Args:
     source: the split.
-    mesh: its "data" axis divides the batch.
+    mesh: the devices.
     plans: which rows each feed takes.
     kind: "device", "grain", or "auto": on the device when the split fits `budget_bytes`.
     budget_bytes: device memory that the split may take, on each device.
+    axes: of the mesh that divide the batch.
   """
-  sharding = NamedSharding(mesh, PartitionSpec("data"))
+  sharding = NamedSharding(mesh, PartitionSpec(axes))
   if kind == "device" or (kind == "auto" and source.nbytes <= budget_bytes):
     arrays = place(source, mesh)
     return [DeviceFeed(plan, source, arrays, sharding) for plan in plans]

@@ -8,11 +8,12 @@ apart and decided when a program is lowered (`lax.platform_dependent`): one trac
 """
 
 import contextlib
+import contextvars
 import dataclasses
 import functools
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +30,7 @@ _USED = jax.make_user_context(())  # part of every jit's cache key: another form
 _configured: dict[str, str] = {}  # --kernels, of all threads
 _logged: set[tuple[str, str, str]] = set()
 _thread = threading.local()
+_divided: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("divided", default=frozenset())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Form:
 
   Attributes:
     run: (*arrays, **options) → the result.
-    platforms: where it can; empty: everywhere.
+    platforms: where it can; empty: everywhere. One that is for some platforms is a kernel of its own there.
     limits: (shapes, dtypes, platform, **options) → why it cannot, or None; None: it always can.
     worth: the same → whether the table takes it, where it can; None: always. Who asks for it by name gets it anyway.
     alone: instead of `run` where a program can have no other form of the operation. Forms among which the platform
@@ -111,6 +113,10 @@ class Op:
     """The table's form for these arrays on a platform; a form that is passed over on this machine's is logged, once."""
     for name in self.table.get(where, ()):
       form = self.forms[name]
+      if form.platforms and _divided.get():
+        continue  # a kernel, which XLA cannot divide
+      if "stream_length" in _divided.get():
+        continue  # forms for CPUs make one axis of batch and length, which gathers what is cut along both
       if (reason := form.supports(shapes, dtypes, where, **options)) is None:
         if form.worth is None or form.worth(shapes, dtypes, where, **options):
           return name
@@ -162,6 +168,16 @@ def use(**forms: str) -> Iterator[None]:
   said = parse(",".join(f"{name}={form}" for name, form in forms.items()))
   with _USED(tuple(sorted({**dict(_USED.value), **said}.items()))):
     yield
+
+
+@contextlib.contextmanager
+def divided(axes: Collection[str]) -> Iterator[None]:
+  """Within it XLA divides what is traced by these axes of activations: tables pass over forms that it cannot divide."""
+  token = _divided.set(frozenset(axes))
+  try:
+    yield
+  finally:
+    _divided.reset(token)
 
 
 def carried(function: Callable[..., Any]) -> Callable[..., Any]:

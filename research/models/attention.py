@@ -11,10 +11,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from research.kernels.attention import attention
 from research.models import layers
 from research.models.transformer_config import Config, initializers
-from research.parallel.tables import constrain
+from research.parallel.activations import constrain
+from research.parallel.ring import attention
 
 Cache = Mapping[str, jax.Array]  # "key" and "value", (layers, B, S, G, K); inside a layer (B, S, G, K)
 
@@ -22,7 +22,8 @@ Cache = Mapping[str, jax.Array]  # "key" and "value", (layers, B, S, G, K); insi
 class Attention(nn.Module):
   """Multi-head, grouped-query or multi-query attention over (B, L, D).
 
-  Where nothing but the config and the segments says who sees whom (`mask_BLS` is None), it is `kernels.attention`.
+  Where nothing but the config and the segments says who sees whom (`mask_BLS` is None), it is `kernels.attention`,
+  on each device's part.
   """
 
   config: Config
@@ -66,7 +67,7 @@ class Attention(nn.Module):
 
     dropout = functools.partial(layers.Dropout(config.dropout), train=train)
     if mask_BLS is None:
-      y_BLHK, _ = attention(
+      y_BLHK = attention(
         query_BLHK,
         key_BLGK,
         value_BLGK,

@@ -12,14 +12,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from research.errors import UserError
 from research.models import layers
 from research.models.attention import Attention, Cache, allowed
 from research.models.experts import Experts
 from research.models.transformer_config import Config, initializers
-from research.parallel import collectives
-from research.parallel.tables import constrain
+from research.parallel import collectives, pipeline
+from research.parallel.activations import constrain, current
 
-STREAM, HIDDEN = ("batch", "length", None), ("batch", "length", "mlp")  # axes of what blocks add to, and of MLPs
+STREAM, HIDDEN = ("batch", "stream_length", None), ("batch", "length", "mlp")  # of what blocks add to, and of MLPs
 
 REMAT = {
   "none": None,
@@ -145,9 +146,12 @@ class Transformer(nn.Module):
       metadata_params={nn.PARTITION_NAME: "layers"},
     )
     skip_rates = jnp.linspace(0.0, config.stochastic_depth, config.layers)
-    x_BLD, (cache, statistics) = stack(config, name="layers")(
-      x_BLD, skip_rates, cache, positions_BL, segments_BL, mask_BLS, train
-    )
+    if pipeline.stages(current()) > 1 and not self.is_initializing() and cache is None:
+      x_BLD, statistics = self._in_groups(block, x_BLD, skip_rates, positions_BL, segments_BL, mask_BLS, train), {}
+    else:
+      x_BLD, (cache, statistics) = stack(config, name="layers")(
+        x_BLD, skip_rates, cache, positions_BL, segments_BL, mask_BLS, train
+      )
     if config.norm_first:
       x_BLD = layers.Norm(config.norm, config.dtype, epsilon=config.norm_epsilon, use_bias=config.bias, name="norm")(
         x_BLD, train=train
@@ -155,3 +159,28 @@ class Transformer(nn.Module):
     if statistics:
       statistics = {"balance_loss": statistics["balance_loss"].mean(), "dropped": statistics["dropped"].sum()}
     return x_BLD, cache, statistics
+
+  def _in_groups(self, block, x_BLD, skip_rates, positions_BL, segments_BL, mask_BLS, train: bool) -> jax.Array:
+    """The stack as a pipeline: groups of its layers on devices of their own."""
+    if self.config.experts:
+      raise UserError(
+        "parallel: --parallel.strategy=pp sends a batch through the layers in parts, and experts are balanced over the"
+        " whole of it; --parallel.strategy=ep is for them"
+      )
+
+    def group(layers, x_bLD, more, key):
+      def one(x_bLD, each):
+        params, skip_rate, key = each
+        rngs = {} if key is None else {"dropout": key}
+        module = block(self.config, parent=None)
+        return module.apply({"params": params}, x_bLD, skip_rate, None, *more, train, rngs=rngs)[0], None
+
+      params, skip_rates = layers
+      keys = None if key is None else jax.random.split(key, skip_rates.shape[0])
+      return jax.lax.scan(one, x_bLD, (params, skip_rates, keys))[0]
+
+    if mask_BLS is not None:
+      mask_BLS = jnp.broadcast_to(mask_BLS, (x_BLD.shape[0], *mask_BLS.shape[1:]))
+    key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
+    layers = self.variables["params"]["layers"], skip_rates
+    return pipeline.pipelined(group, layers, x_BLD, (positions_BL, segments_BL, mask_BLS), key)

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from research.errors import UserError
 
-AXES = ("data", "model")
+AXES = ("data", "model", "sequence", "stage", "expert")
 
 
 def make_mesh(text: str, rows: int = 0) -> Mesh:

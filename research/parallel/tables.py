@@ -2,14 +2,14 @@
 
 A rule gives an axis of a tensor to an axis of the mesh. Rules are tried in their order, and no tensor has an axis of
 the mesh twice: with ("embed", "data") before ("mlp", "data") a kernel (embed, mlp) is cut along embed, and a bias
-(mlp,) along mlp. What no rule names is whole on every device. "batch" and "length" are axes of activations alone, the
-others of parameters and of activations (`layers.py` lists them).
+(mlp,) along mlp. What no rule names is whole on every device. "batch", "length", "stream_length" (of what
+layers add to, and the head reads) and "expert_batch" (a batch that is sorted by experts) are axes of activations alone,
+the others of parameters and of activations (`layers.py` lists them).
 """
 
-import contextlib
-import contextvars
 import dataclasses
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from research.errors import UserError
 
 Axes = tuple[str | None, ...]  # the names of a tensor's axes
+Rule = tuple[str, str | tuple[str, ...]]  # the models' axis; the mesh's, or several that divide it together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,29 +29,52 @@ class Strategy:
   Attributes:
     what: it, in words, for --help and errors.
     rules: (the models' axis, the mesh's), the most important first.
+    needs: the models' axis without which it divides nothing but the batch; "": any model has something.
   """
 
   what: str
-  rules: tuple[tuple[str, str], ...]
+  rules: tuple[Rule, ...]
+  needs: str = ""
 
   @property
   def mesh_axes(self) -> tuple[str, ...]:
     """Those of the mesh that it uses."""
-    return tuple(dict.fromkeys(axis for _, axis in self.rules))
+    return tuple(dict.fromkeys(axis for _, axes in self.rules for axis in several(axes)))
 
 
-_BATCH = ("batch", "data")
+def several(axes: str | tuple[str, ...]) -> tuple[str, ...]:
+  """A rule's answer, or an entry of a PartitionSpec, as a tuple."""
+  return (axes,) if isinstance(axes, str) else axes
+
+
+_BATCH = (("batch", "data"), ("expert_batch", "data"))
 _FULLY = tuple((name, "data") for name in ("embed", "mlp", "heads", "kv_heads", "conv_out"))
-_TENSOR = tuple((name, "model") for name in ("heads", "kv_heads", "mlp", "conv_out"))
+# Between layers, where no head or hidden unit is, its devices share a text's length (Korthikanti et al. 2022).
+_TENSOR = tuple((name, "model") for name in ("heads", "kv_heads", "mlp", "conv_out", "stream_length"))
 
 STRATEGIES = {
-  "dp": Strategy("each device has all parameters and a part of the batch", (_BATCH,)),
+  "dp": Strategy("each device has all parameters and a part of the batch", _BATCH),
   # Zhao et al. 2023; the third stage of ZeRO (Rajbhandari et al. 2020).
-  "fsdp": Strategy("parameters and optimizer are cut over the devices that share the batch", (_BATCH, *_FULLY)),
+  "fsdp": Strategy("parameters and optimizer are cut over the devices that share the batch", (*_BATCH, *_FULLY)),
   # Shoeybi et al. 2019 (Megatron-LM), section 3.
-  "tp": Strategy("layers are cut by heads and hidden units over the axis model", (_BATCH, *_TENSOR)),
-  "fsdp_tp": Strategy("both: by heads and hidden units over model, the rest over data", (_BATCH, *_TENSOR, *_FULLY)),
-}
+  "tp": Strategy("layers are cut by heads and hidden units over the axis model", (*_BATCH, *_TENSOR)),
+  "fsdp_tp": Strategy("both: by heads and hidden units over model, the rest over data", (*_BATCH, *_TENSOR, *_FULLY)),
+  # Liu et al. 2023 (Ring Attention).
+  "sp": Strategy(
+    "texts are cut along their length over sequence",
+    (*_BATCH, ("length", "sequence"), ("stream_length", "sequence")), "length",
+  ),
+  # Huang et al. 2019 (GPipe). Before and after the layers the stages share the batch.
+  "pp": Strategy(
+    "groups of layers one after another over stage, a batch going through them in parts",
+    (("batch", ("data", "stage")), ("layers", "stage")), "layers",
+  ),
+  # Lepikhin et al. 2021 (GShard). Outside of the experts their devices share the batch.
+  "ep": Strategy(
+    "experts are cut over expert, to which their tokens travel",
+    (("batch", ("data", "expert")), ("expert_batch", "data"), ("experts", "expert")), "experts",
+  ),
+}  # fmt: skip
 COMPILE = ("jit", "shard_map", "pmap")
 
 
@@ -61,29 +85,43 @@ class Layout:
   mesh: Mesh
   strategy: str = "dp"
   compile: str = "jit"  # "jit": XLA divides the step; "shard_map", "pmap": each device's part of it is written out
+  micro_batches: int = 0  # parts that a batch goes through a pipeline in; 0: as `parallel.pipeline` thinks best
 
   def check(self) -> None:
     """Raises UserError where the mesh has an axis too many or too few, or the step cannot be compiled so."""
     strategy = f"--parallel.strategy={self.strategy}"
     wanted = STRATEGIES[self.strategy].mesh_axes
     for axis in wanted:
-      if axis not in self.mesh.shape:
+      if axis != "data" and axis not in self.mesh.shape:
         raise UserError(f"parallel: {strategy} needs an axis {axis}, such as --parallel.mesh=data:4,{axis}:2")
     for axis, size in self.mesh.shape.items():
       if axis not in wanted and size > 1:
-        users = " and ".join(name for name, each in STRATEGIES.items() if axis in each.mesh_axes)
-        raise UserError(f"parallel: {strategy} has no use for {axis}:{size} in --parallel.mesh; {users} have")
-    if self.compile != "jit" and not self.whole:
+        users = [name for name, each in STRATEGIES.items() if axis in each.mesh_axes]
+        have = f"{' and '.join(users)} {'have' if len(users) > 1 else 'has'}"
+        raise UserError(f"parallel: {strategy} has no use for {axis}:{size} in --parallel.mesh; {have}")
+    if self.compile != "jit" and self.strategy != "dp":
       raise UserError(f"parallel: --parallel.compile={self.compile} is for --parallel.strategy=dp; jit is for all")
 
   @property
-  def rules(self) -> tuple[tuple[str, str], ...]:
+  def rules(self) -> tuple[Rule, ...]:
     return STRATEGIES[self.strategy].rules
+
+  @property
+  def batch_axes(self) -> tuple[str, ...]:
+    """Those of the mesh that a batch is cut over."""
+    return tuple(axis for axis in several(dict(self.rules)["batch"]) if axis in self.mesh.shape)
+
+  @property
+  def ways(self) -> int:
+    """How many parts a batch is cut into."""
+    return math.prod(self.mesh.shape[axis] for axis in self.batch_axes)
 
   @property
   def whole(self) -> bool:
     """Whether each device has all parameters."""
-    return all(name == "batch" for name, axis in self.rules if axis in self.mesh.shape)
+    return all(
+      name in ("batch", "expert_batch") for name, axes in self.rules if set(several(axes)) & self.mesh.shape.keys()
+    )
 
   @property
   def replicated(self) -> NamedSharding:
@@ -93,13 +131,13 @@ class Layout:
   @property
   def rows(self) -> NamedSharding:
     """The first axis cut as a batch is."""
-    return NamedSharding(self.mesh, PartitionSpec("data"))
+    return NamedSharding(self.mesh, PartitionSpec(self.batch_axes))
 
   def spec(self, name: str, axes: Axes, shape: Sequence[int]) -> PartitionSpec:
     """Where a parameter's parts lie. Raises UserError where an axis does not divide."""
     spec = partition(axes, self.rules, self.mesh)
     for place, (size, axis) in enumerate(zip(shape, spec, strict=False)):
-      if axis is not None and size % (count := self.mesh.shape[axis]):
+      if size % (count := parts_of(axis, self.mesh)):
         raise UserError(
           f"parallel: {name} {list(shape)} has {size} of {axes[place]}, which --parallel.strategy={self.strategy}"
           f" cannot divide over {axis}:{count}; {-(-size // count) * count} would, or another --parallel.mesh"
@@ -118,6 +156,12 @@ class Layout:
     """
     flat, _ = jax.tree_util.tree_flatten_with_path(axes, is_leaf=lambda x: isinstance(x, tuple))
     known = {parts(path): names for path, names in flat}
+    needs = STRATEGIES[self.strategy].needs
+    if needs in ("layers", "experts") and not any(needs in names for names in known.values()):
+      raise UserError(
+        f"parallel: --parallel.strategy={self.strategy} divides {needs}, and no parameter of this model has an axis of"
+        f" them{'; --model.experts=8 would' if needs == 'experts' else ''}"
+      )
 
     def sharding(path: Any, leaf: Any) -> NamedSharding:
       here = parts(path)
@@ -130,13 +174,21 @@ class Layout:
     return jax.tree_util.tree_map_with_path(sharding, state)
 
 
-def partition(axes: Axes, rules: Sequence[tuple[str, str]], mesh: Mesh) -> PartitionSpec:
+def partition(axes: Axes, rules: Sequence[Rule], mesh: Mesh) -> PartitionSpec:
   """The table's answer for a tensor with these axes, whatever their sizes."""
-  spec: list[str | None] = [None] * len(axes)
-  for name, axis in rules:
-    if name in axes and axis in mesh.shape and axis not in spec and spec[axes.index(name)] is None:
-      spec[axes.index(name)] = axis
+  spec: list[Any] = [None] * len(axes)
+  used: set[str] = set()
+  for name, answer in rules:
+    free = tuple(axis for axis in several(answer) if axis in mesh.shape and axis not in used)
+    if name in axes and free and spec[axes.index(name)] is None:
+      spec[axes.index(name)] = free[0] if len(free) == 1 else free
+      used.update(free)
   return PartitionSpec(*spec)
+
+
+def parts_of(axis: Any, mesh: Mesh) -> int:
+  """How many parts an entry of a PartitionSpec makes."""
+  return 1 if axis is None else math.prod(mesh.shape[each] for each in several(axis))
 
 
 def logical_axes(variables: Any) -> Any:
@@ -156,30 +208,3 @@ def _within(short: Sequence[str], long: Sequence[str]) -> bool:
     return False
   rest = iter(long)
   return all(word in rest for word in short)
-
-
-_layout: contextvars.ContextVar[Layout | None] = contextvars.ContextVar("layout", default=None)
-
-
-@contextlib.contextmanager
-def laid_out(layout: Layout | None) -> Iterator[None]:
-  """Within it `constrain` divides what is traced."""
-  token = _layout.set(layout)
-  try:
-    yield
-  finally:
-    _layout.reset(token)
-
-
-def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-  """x, divided as the strategy divides an activation with these axes; x itself where nothing is laid out.
-
-  Where an axis does not divide it stays whole: only parameters have to.
-  """
-  layout = _layout.get()
-  if layout is None or layout.mesh.size == 1:
-    return x
-  spec = partition(axes, layout.rules, layout.mesh)
-  divides = [axis is not None and size % layout.mesh.shape[axis] == 0 for size, axis in zip(x.shape, spec, strict=True)]
-  fitting = (axis if fits else None for axis, fits in zip(spec, divides, strict=True))
-  return jax.lax.with_sharding_constraint(x, NamedSharding(layout.mesh, PartitionSpec(*fitting)))

@@ -10,9 +10,15 @@ import pytest
 from experiments import command
 from experiments.job import make_job
 from research.checkpoint import Checkpoints
+from research.errors import UserError
 from research.parallel.tables import COMPILE, STRATEGIES
 
-MESHES = {"dp": "data:8", "fsdp": "data:8", "tp": "data:4,model:2", "fsdp_tp": "data:4,model:2"}
+MESHES = {
+  "dp": "data:8", "fsdp": "data:8", "tp": "data:4,model:2", "fsdp_tp": "data:4,model:2", "sp": "data:2,sequence:4",
+  "pp": "data:2,stage:2", "ep": "data:2,expert:4",
+}  # fmt: skip
+# The others refuse it.
+ONLY = {"sp": {"gpt", "gpt, experts", "bert", "vit"}, "pp": {"gpt", "bert", "vit"}, "ep": {"gpt, experts"}}
 # Gradients themselves, and not their signs: Adam's first updates are ±1 where a gradient is nearly 0.
 RULE = ["--optim.name=momentum", "--optim.learning_rate=0.1", "--optim.schedule=constant", "--data.batch_size=16"]
 TRANSFORMER = ["--model.layers=2", "--model.width=16", "--model.heads=2", "--model.dropout=0"]
@@ -26,6 +32,8 @@ FAMILIES = {
                     "--gan.loss=relativistic_average", "--gan.critic_steps=2", "--gan.gradient_penalty=0.1"],
   "autoencoder": ["--data.source=sklearn:digits", "--model.network=conv", "--model.widths=8,16"],
   "gpt": [f"--data.source=text:{__file__}", *TRANSFORMER, "--model.context=16", "--text.tokenizer=byte"],
+  "gpt, experts": [f"--data.source=text:{__file__}", *TRANSFORMER, "--model.context=16", "--text.tokenizer=byte",
+                   "--model.experts=4"],
   "bert": [f"--data.source=text:{__file__}", *TRANSFORMER, "--model.context=16", "--text.tokenizer=byte"],
   "vit": ["--data.source=sklearn:digits", *TRANSFORMER, "--model.patch=2"],
   "text": ["--data.source=python:docstrings", "--text.length=20", "--model.width=16", "--model.filters=16"],
@@ -40,7 +48,7 @@ WAYS = {
 }
 QUICK = {
   ("mlp", "fsdp"), ("cnn", "dp"), ("gan", "fsdp"), ("gpt", "fsdp_tp"), ("vit", "tp"), ("cnn", "shard_map"),
-  ("mlp", "pmap"), ("gan", "shard_map"),
+  ("mlp", "pmap"), ("gan", "shard_map"), ("gpt", "sp"), ("gpt", "pp"), ("gpt, experts", "ep"),
 }  # fmt: skip
 EXPERIMENTS = sorted(path.parent.name for path in Path(command.__file__).parent.glob("*/__main__.py"))
 
@@ -84,6 +92,7 @@ def test_every_experiment_is_here():
     pytest.param(family, way, marks=() if (family, way) in QUICK else pytest.mark.slow)
     for family in FAMILIES
     for way in WAYS
+    if family in ONLY.get(way, FAMILIES)
   ],
 )
 def test_it_is_the_training_of_one_device(family, way):
@@ -95,8 +104,42 @@ def test_it_is_the_training_of_one_device(family, way):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5), state, expected_state)
 
 
+@pytest.mark.parametrize(
+  ("family", "strategy"),
+  [
+    pytest.param(family, strategy, marks=() if family in ("mlp", "gpt", "gpt, experts") else pytest.mark.slow)
+    for strategy, families in ONLY.items()
+    for family in FAMILIES
+    if family not in families
+  ],
+)
+def test_a_family_that_a_strategy_is_not_for_says_why(family, strategy):
+  with pytest.raises(UserError, match=f"--parallel.strategy={strategy} ") as error:
+    job_of(family, WAYS[strategy]).training_call().forms()
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "flags",
+  [
+    ["--parallel.strategy=sp", "--parallel.mesh=sequence:8", "--model.window=5"],
+    ["--parallel.strategy=sp", "--parallel.mesh=sequence:4", "--model.kv_heads=1", "--model.attention_softcap=5"],
+    ["--parallel.strategy=tp", "--parallel.mesh=data:2,model:4", "--model.heads=4", "--model.kv_heads=2"],
+    ["--parallel.strategy=pp", "--parallel.mesh=stage:2", "--parallel.micro_batches=8", "--optim.micro_batches=2"],
+  ],
+  ids=["a window", "one key head", "fewer key heads than devices", "two ways of parts"],
+)
+def test_it_is_for_every_kind_of_attention_too(flags):
+  model = [flag for flag in flags if flag.startswith("--model")]
+  told, state = trained("gpt", flags, updates=2)
+  expected, expected_state = trained("gpt", [*model, "--parallel.mesh=data:1"], updates=2)
+  assert abs(told[-1]["loss"] - expected[-1]["loss"]) < 1e-4
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5), state, expected_state)
+
+
 def test_a_checkpoint_of_any_mesh_is_read_on_any_other(tmp_path):
-  jobs = {way: job_of("gpt", WAYS[way]) for way in MESHES} | {"one": job_of("gpt", ["--parallel.mesh=data:1"])}
+  jobs = {way: job_of("gpt", WAYS[way]) for way in MESHES if way != "ep"}
+  jobs["one"] = job_of("gpt", ["--parallel.mesh=data:1"])
   state = jax.device_get(jobs["one"].initial_state())
   for writer, job in jobs.items():
     checkpoints = Checkpoints(tmp_path / writer)
@@ -119,6 +162,11 @@ def test_a_checkpoint_of_any_mesh_is_read_on_any_other(tmp_path):
     (["--parallel.strategy=fsdp", "--parallel.mesh=data:8", "--model.widths=12"], "has 12 of embed"),
     (["--parallel.mesh=data:4,model:4"], "wants 16 devices and there are 8"),
     (["--parallel.strategy=zero"], "dp"),
+    (["--parallel.strategy=sp"], "sp needs an axis sequence, such as --parallel.mesh=data:4,sequence:2"),
+    (["--parallel.strategy=sp", "--parallel.mesh=data:2,sequence:4"], "this model has no layers that go along one"),
+    (["--parallel.strategy=pp", "--parallel.mesh=data:2,stage:4"], "no parameter of this model has an axis of them"),
+    (["--parallel.strategy=ep", "--parallel.mesh=data:2,expert:4"], "--model.experts=8 would"),
+    (["--parallel.mesh=data:2,stage:4"], "dp has no use for stage:4 in --parallel.mesh; pp has"),
   ],
 )
 def test_what_cannot_be_laid_out_is_one_line(flags, said, tmp_path, capsys):

@@ -10,28 +10,49 @@ from jax.sharding import PartitionSpec as P
 
 from research.errors import UserError
 from research.models.mlp import MLP
-from research.parallel import tables
+from research.parallel import activations, tables
 from research.parallel.mesh import make_mesh
 from research.parallel.tables import STRATEGIES, Layout
 
-MESHES = {"dp": "data:8", "fsdp": "data:8", "tp": "data:4,model:2", "fsdp_tp": "data:4,model:2"}
+MESHES = {
+  "dp": "data:8", "fsdp": "data:8", "tp": "data:4,model:2", "fsdp_tp": "data:4,model:2", "sp": "data:2,sequence:4",
+  "pp": "data:4,stage:2", "ep": "data:4,expert:2",
+}  # fmt: skip
 TENSORS = {
   # axes: what each strategy makes of them, in the order of MESHES
-  ("embed", "mlp"): (P(), P("data", None), P(None, "model"), P("data", "model")),
-  ("mlp", "embed"): (P(), P(None, "data"), P("model", None), P("model", "data")),
-  ("layers", "embed", "heads"): (P(), P(None, "data"), P(None, None, "model"), P(None, "data", "model")),
-  ("layers", "heads", "embed"): (P(), P(None, None, "data"), P(None, "model"), P(None, "model", "data")),
-  ("layers", "embed", "kv_heads"): (P(), P(None, "data"), P(None, None, "model"), P(None, "data", "model")),
-  ("vocab", "embed"): (P(), P(None, "data"), P(), P(None, "data")),
-  ("features", "mlp"): (P(), P(None, "data"), P(None, "model"), P(None, "model")),
-  (None, None, "conv_in", "conv_out"): (P(), P(None, None, None, "data"), *[P(None, None, None, "model")] * 2),
-  (None, None, "features", "channels"): (P(),) * 4,
-  ("embed", "classes"): (P(), P("data", None), P(), P("data", None)),
-  ("mlp",): (P(), P("data"), P("model"), P("model")),
-  ("norm",): (P(),) * 4,
-  ("batch", "length", "mlp"): (P("data"), P("data"), P("data", None, "model"), P("data", None, "model")),
-  ("batch", "length", None): (P("data"),) * 4,
-}
+  ("embed", "mlp"): (P(), P("data", None), P(None, "model"), P("data", "model"), P(), P(), P()),
+  ("mlp", "embed"): (P(), P(None, "data"), P("model", None), P("model", "data"), P(), P(), P()),
+  ("layers", "embed", "heads"): (
+    P(), P(None, "data"), P(None, None, "model"), P(None, "data", "model"), P(), P("stage"), P(),
+  ),
+  ("layers", "heads", "embed"): (
+    P(), P(None, None, "data"), P(None, "model"), P(None, "model", "data"), P(), P("stage"), P(),
+  ),
+  ("layers", "experts", "embed", "mlp"): (
+    P(), P(None, None, "data"), P(None, None, None, "model"), P(None, None, "data", "model"), P(), P("stage"),
+    P(None, "expert"),
+  ),
+  ("layers", "embed", "kv_heads"): (
+    P(), P(None, "data"), P(None, None, "model"), P(None, "data", "model"), P(), P("stage"), P(),
+  ),
+  ("vocab", "embed"): (P(), P(None, "data"), P(), P(None, "data"), P(), P(), P()),
+  ("features", "mlp"): (P(), P(None, "data"), P(None, "model"), P(None, "model"), P(), P(), P()),
+  (None, None, "conv_in", "conv_out"): (
+    P(), P(None, None, None, "data"), *[P(None, None, None, "model")] * 2, P(), P(), P(),
+  ),
+  (None, None, "features", "channels"): (P(),) * 7,
+  ("embed", "classes"): (P(), P("data", None), P(), P("data", None), P(), P(), P()),
+  ("mlp",): (P(), P("data"), P("model"), P("model"), P(), P(), P()),
+  ("norm",): (P(),) * 7,
+  ("batch", "length", "mlp"): (
+    P("data"), P("data"), *[P("data", None, "model")] * 2, P("data", "sequence"), P(("data", "stage")),
+    P(("data", "expert")),
+  ),
+  ("batch", "stream_length", None): (
+    P("data"), P("data"), *[P("data", "model")] * 2, P("data", "sequence"), P(("data", "stage")), P(("data", "expert")),
+  ),
+  ("expert_batch", "experts", None, None): (*[P("data")] * 5, P(), P("data", "expert")),
+}  # fmt: skip
 
 
 def test_eight_devices_are_here():
@@ -106,12 +127,12 @@ def test_what_does_not_divide_is_named():
 
 def test_activations_are_cut_where_that_divides_and_nowhere_outside():
   x = jnp.ones((8, 6, 4))
-  assert tables.constrain(x, "batch", "length", "mlp") is x
+  assert activations.constrain(x, "batch", "length", "mlp") is x
   layout = Layout(make_mesh("data:4,model:2"), "tp")
 
   def run(x):
-    with tables.laid_out(layout):
-      return tables.constrain(x, "batch", "length", "mlp"), tables.constrain(x[:3], "batch", "length", None)
+    with activations.laid_out(layout):
+      return activations.constrain(x, "batch", "length", "mlp"), activations.constrain(x[:3], "batch", "length", None)
 
   whole, part = jax.jit(run)(x)
   assert whole.sharding.spec == P("data", None, "model")

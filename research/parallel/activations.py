@@ -1,0 +1,111 @@
+"""What a step says of its activations, for the layout that it is traced in: where they are cut, and what is computed on
+each part alone. Outside of `laid_out` all of it does nothing.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from research.errors import UserError
+from research.kernels import choice
+from research.parallel.tables import STRATEGIES, Axes, Layout, partition, parts_of, several
+
+Cut = Mapping[str, tuple[str, ...]]  # the models' axis → axes of the mesh that divide it
+
+_layout: contextvars.ContextVar[tuple[Layout, set[str]] | None] = contextvars.ContextVar("layout", default=None)
+
+
+@contextlib.contextmanager
+def laid_out(layout: Layout | None) -> Iterator[None]:
+  """Within it activations are divided as the layout says.
+
+  Raises UserError at its end where the strategy is for an axis of activations that nothing in it had.
+  """
+  seen: set[str] = set()
+  token = _layout.set(None if layout is None else (layout, seen))
+  try:
+    with choice.divided([] if layout is None or layout.mesh.size == 1 else [name for name, _ in layout.rules]):
+      yield
+  finally:
+    _layout.reset(token)
+  if layout is not None and (needs := STRATEGIES[layout.strategy].needs) == "length" and needs not in seen:
+    raise UserError(
+      f"parallel: --parallel.strategy={layout.strategy} divides texts by their length, and this model has no layers"
+      " that go along one; dp is for all"
+    )
+
+
+def current() -> Layout | None:
+  """The layout by which XLA divides what is traced now; None on one device, and where parts are written out."""
+  found = _layout.get()
+  return None if found is None or found[0].mesh.size == 1 else found[0]
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+  """x, divided as the strategy divides an activation with these axes; x itself where nothing is laid out.
+
+  An axis that does not divide stays whole, but a length that the strategy is there for: then UserError.
+  """
+  if _layout.get() is not None:
+    _layout.get()[1].update(name for name in axes if name is not None)
+  layout = current()
+  if layout is None:
+    return x
+  return jax.lax.with_sharding_constraint(x, NamedSharding(layout.mesh, _fitting(axes, x.shape, layout)))
+
+
+def spread(function: Callable[..., Any], ins: Sequence[Axes | None], outs: Any) -> Callable[..., Any]:
+  """A function of arrays as each device computes it on its own part: for kernels, which XLA cannot divide.
+
+  Args:
+    function: (cut, *parts) → parts; `cut`, a `Cut`, says what has been divided.
+    ins: names of each array's axes; None for an argument that is None.
+    outs: the same for the results, a tree of tuples of names.
+
+  Returns: (*arrays) → results. Where nothing is laid out `function` sees the arrays whole, and nothing is cut.
+  """
+  layout = current()
+  if layout is None:
+    return lambda *arrays: function({}, *arrays)
+
+  def run(*arrays: Any) -> Any:
+    named = [(axes, x) for axes, x in zip(ins, arrays, strict=True) if axes is not None]
+    specs = [_fitting(axes, x.shape, layout) for axes, x in named]
+    cut = {
+      name: several(axis)
+      for (axes, _), spec in zip(named, specs, strict=True)
+      for name, axis in zip(axes, spec, strict=True)
+      if name is not None and axis is not None
+    }
+
+    def part(*parts: Any) -> Any:
+      given = iter(parts)
+      with laid_out(None):
+        return function(cut, *(None if axes is None else next(given) for axes in ins))
+
+    out = jax.tree.map(lambda axes: PartitionSpec(*map(cut.get, axes)), outs, is_leaf=_is_axes)
+    mapped = jax.shard_map(part, mesh=layout.mesh, in_specs=tuple(specs), out_specs=out, check_vma=False)
+    return mapped(*(x for _, x in named))
+
+  return run
+
+
+def _is_axes(node: Any) -> bool:
+  return isinstance(node, tuple) and all(each is None or isinstance(each, str) for each in node)
+
+
+def _fitting(axes: Axes, shape: Sequence[int], layout: Layout) -> PartitionSpec:
+  spec = list(partition(axes, layout.rules, layout.mesh))
+  for place, (name, size, axis) in enumerate(zip(axes, shape, spec, strict=True)):
+    if size % (count := parts_of(axis, layout.mesh)):
+      if name == STRATEGIES[layout.strategy].needs:
+        raise UserError(
+          f"parallel: activations {list(shape)} have {size} of {name}, which --parallel.strategy={layout.strategy}"
+          f" cannot divide over {axis}:{count}; {-(-size // count) * count} would, or another --parallel.mesh"
+        )
+      spec[place] = None
+  return PartitionSpec(*spec)
