@@ -150,13 +150,15 @@ class Share:
 
   def to_devices(self, rows_R: np.ndarray) -> jax.Array:
     """The batch's global array, given this process' rows of it."""
+    if self._sharding.is_fully_addressable:
+      return jax.device_put(rows_R, self._sharding)
 
     def part(place: tuple[slice, ...]) -> np.ndarray:
       start, stop, _ = place[0].indices(self._batch_size)
       first = np.searchsorted(self.rows_R, start)
       return rows_R[first : first + stop - start]
 
-    return jax.make_array_from_callback((self._batch_size, *rows_R.shape[1:]), self._sharding, part)
+    return arrays.from_parts((self._batch_size, *rows_R.shape[1:]), self._sharding, part)
 
 
 def place(source: Source, mesh: jax.sharding.Mesh) -> Mapping[str, jax.Array]:
