@@ -18,6 +18,7 @@ from experiments import origin as origins
 from experiments.sample import Sampling
 from experiments.schema import Asking, Experiment
 from research.errors import UserError
+from research.parallel import agreement, processes
 from research.parallel.threads import make_room
 from research.streams import say_what_can_be_said
 
@@ -80,7 +81,14 @@ class Request:
 
 
 def main(definition: Definition, arguments: Sequence[str] | None = None) -> int:
-  """Runs a command and returns its exit code (DESIGN: Exit codes). A UserError is one line on stderr and 2."""
+  """Runs a command and returns its exit code (DESIGN: Exit codes). A UserError is one line on stderr and 2.
+
+  Of several processes each returns here, or where the others cannot be reached any more ends with that code.
+  """
+  return processes.leave(_main(definition, arguments))
+
+
+def _main(definition: Definition, arguments: Sequence[str] | None) -> int:
   arguments = list(sys.argv[1:] if arguments is None else arguments)
   for stream in ("stdout", "stderr"):  # a daemon may have neither
     if getattr(sys, stream) is None:
@@ -97,13 +105,19 @@ def main(definition: Definition, arguments: Sequence[str] | None = None) -> int:
     if "--list" in arguments:
       print(manual.list_text(definition))
       return 0
-    request = read(definition, arguments)
+    processes.join()
+    request = agreement.together(lambda: read(definition, arguments))
     from experiments import work  # only now: Orbax is not needed to say that a flag is misspelt
 
-    return work.run(definition, request)
+    code = work.run(definition, request)
+    processes.wait_for_all()
+    return code
   except UserError as error:
     print(" ".join(str(error).split("\n")), file=sys.stderr)
     return 2
+  except agreement.FailedElsewhere as error:
+    print(error, file=sys.stderr)
+    return 1
   except KeyboardInterrupt:
     print("stopped", file=sys.stderr)
     return STOPPED

@@ -17,6 +17,8 @@ from experiments.job import Job, make_job
 from experiments.schema import Data
 from research.data import fingerprint
 from research.errors import UserError
+from research.parallel import arrays
+from research.parallel.agreement import by_first
 from research.report import record
 from research.task import State
 
@@ -60,7 +62,7 @@ class Judge:
       images_BHWC = images_NHWC[start : start + self._batch_size]
       missing = self._batch_size - len(images_BHWC)
       full_BHWC = np.pad(images_BHWC, ((0, missing), (0, 0), (0, 0), (0, 0)))
-      found = jax.device_get(self._see(self._state, jax.device_put(full_BHWC, self._rows)))
+      found = jax.device_get(self._see(self._state, arrays.put(full_BHWC, self._rows)))
       seen.append([values_B[: len(images_BHWC)] for values_B in found])
     features_ND, label_N = (np.concatenate(parts) for parts in zip(*seen, strict=True))
     return features_ND, label_N
@@ -92,13 +94,13 @@ def open_judge(
   """
   candidate = find(value, workdir=workdir, data=data)
   definition, request = candidate.definition, candidate.request
-  if candidate.trains and run_directory.read_result(request.workdir) is None:
+  if candidate.trains and by_first(lambda: run_directory.read_result(request.workdir)) is None:
     # Refused now rather than after minutes of training.
     _check(value, make_job(definition, request.config, lambda line: None, request.workdir), image_shape)
     _train(candidate, say)
   job, state, step = work.load(definition, request)
   _check(value, job, image_shape)
-  result = run_directory.read_result(request.workdir)
+  result = by_first(lambda: run_directory.read_result(request.workdir))
   accuracy = result["metrics"].get("test/accuracy") if result else None
   about = {
     "run": str(request.workdir),
@@ -140,4 +142,4 @@ def _check(value: str, job: Job, image_shape: tuple[int, ...]) -> None:
 
 def _fingerprint(state: State) -> str:
   leaves = jax.tree_util.tree_flatten_with_path({"params": state.params, "extra": state.extra})[0]
-  return fingerprint.arrays({jax.tree_util.keystr(path): jax.device_get(leaf) for path, leaf in leaves})[:16]
+  return fingerprint.arrays({jax.tree_util.keystr(path): arrays.get(leaf) for path, leaf in leaves})[:16]

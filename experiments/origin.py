@@ -14,6 +14,7 @@ import numpy as np
 from experiments import flags, interchange, run_directory
 from research.checkpoint import Checkpoints, named
 from research.errors import UserError
+from research.parallel import arrays as placing
 from research.task import State
 
 _AVERAGE = "extra/ema/"  # where a state has the averages of its params
@@ -81,7 +82,7 @@ def begin(state: State, taken: dict[str, np.ndarray]) -> State:
 
   def placed(path: Any, array: jax.Array) -> jax.Array:
     name = jax.tree_util.keystr(path, simple=True, separator="/")
-    return jax.device_put(taken[name], array.sharding) if name in taken else array
+    return placing.put(taken[name], array.sharding) if name in taken else array
 
   new = jax.tree_util.tree_map_with_path(placed, {"params": state.params, "extra": state.extra})
   return state.replace(params=new["params"], extra=new["extra"])

@@ -8,13 +8,14 @@ import logging
 import os
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import flags, inputs, interchange, origin, run_directory, sample
+from experiments import cluster, flags, inputs, interchange, origin, run_directory, sample
 from experiments.command import STOPPED, Definition, Request
 from experiments.job import Job, make_job
 from research import loop, provenance, selection, steps
@@ -24,6 +25,7 @@ from research.errors import UserError
 from research.kernels import choice
 from research.models.table import parameter_count
 from research.nearest import hint
+from research.parallel.agreement import by_first, stop, together
 from research.report import Report, measures, rebuild, record
 from research.signals import StopRequest
 from research.task import State
@@ -37,6 +39,7 @@ def run(definition: Definition, request: Request) -> int:
   # Orbax prints every thread's trace of a failed save; the error itself is raised, and told in one line.
   logging.getLogger("absl").setLevel(logging.CRITICAL)
   warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
+  cluster.check_request(request)
   if request.config.run.compilation_cache:
     keep_compiled_programs()
   if jax.default_backend() == "cpu":
@@ -58,9 +61,9 @@ def keep_compiled_programs() -> None:
 
 def first_arrays(definition: Definition, job: Job, workdir: Path) -> dict[str, Any]:
   """What --init_from gives a run that has no checkpoint of its own yet; {} where nothing is asked for."""
-  if not job.config.init_from or run_directory.has_checkpoint(workdir):
+  if not job.config.init_from or by_first(lambda: run_directory.has_checkpoint(workdir)):
     return {}
-  return origin.arrays(definition, job.config, job.data.splits, job.abstract_state, print)
+  return together(lambda: origin.arrays(definition, job.config, job.data.splits, job.abstract_state, print))
 
 
 def judged(definition: Definition, job: Job, workdir: Path) -> Job:
@@ -68,7 +71,7 @@ def judged(definition: Definition, job: Job, workdir: Path) -> Job:
   judge = None if definition.judge is None else definition.judge(job, workdir, print)
   if judge is None:
     return job
-  known = run_directory.read_record(workdir).get("judge", {}).get("fingerprint")
+  known = by_first(lambda: run_directory.read_record(workdir).get("judge", {}).get("fingerprint"))
   if known not in (None, judge.about.get("fingerprint")):
     raise UserError(
       f"run: {judge.about['run']} is not the judge that {workdir} was started with: its parameters have changed;"
@@ -80,30 +83,31 @@ def judged(definition: Definition, job: Job, workdir: Path) -> Job:
 def train(definition: Definition, request: Request) -> int:
   """Trains to the end, or goes on where the run directory's newest checkpoint is."""
   config, workdir = request.config, request.workdir
-  with run_directory.owned(workdir, definition.name, config):
-    if result := run_directory.read_result(workdir):
+  with cluster.owned(workdir, definition.name, config):
+    if result := by_first(lambda: run_directory.read_result(workdir)):
       print(f"{workdir} is finished: {_in_words(result)}; report: {workdir / 'report.html'}")
       return DONE
-    with StopRequest() as stop:
-      job = make_job(definition, config, print, workdir)
-      _check_data(workdir, job, "give another --workdir")
+    with StopRequest() as asked:
+      stopping = stop(asked)
+      job = open_job(definition, request)
+      by_first(lambda: _check_data(workdir, job, "give another --workdir"))
       _check_best_metric(job)
       call = job.training_call()
       forms = call.forms()  # traced before anything is written: a form that cannot run is refused now
       for line in choice.without_effect(config.kernels, forms):
         print(line)
       first = first_arrays(definition, job, workdir)
-      if not stop():
+      if not stopping():
         job = judged(definition, job, workdir)  # which may train another run first
-      run_directory.claim(workdir, definition.name, config)
-      job.data.splits.keep(workdir)
-      if stop():
+      by_first(lambda: run_directory.claim(workdir, definition.name, config))
+      by_first(lambda: job.data.splits.keep(workdir))
+      if stopping():
         print("stopped by a signal before the first step")
         return STOPPED
       run = config.run
       checkpoints = Checkpoints(workdir / "checkpoints", keep=run.keep_checkpoints, metric=run.best_metric)
       try:
-        return _train(request, job, call, checkpoints, stop, first)
+        return _train(request, job, call, checkpoints, stopping, first)
       finally:
         checkpoints.close()
 
@@ -113,45 +117,44 @@ def _train(
   job: Job,
   call: steps.TrainingCall,
   checkpoints: Checkpoints,
-  stop: StopRequest,
+  stopping: Callable[[], bool],
   first: dict[str, Any],
 ) -> int:
   config, workdir, plan, began = request.config, request.workdir, job.plan, time.monotonic()
   abstract = job.abstract_state
-  start = checkpoints.latest
+  start = by_first(lambda: checkpoints.latest)
   state = origin.begin(job.initial_state(), first) if start is None else checkpoints.restore(start, abstract)
   start = start or 0
   forms = call.forms()
-  _write_provenance(request, job, abstract, forms)
+  by_first(lambda: _write_provenance(request, job, abstract, forms))
 
   headline = getattr(job.task.judge, "headline", None) or _headline(job)
-  with Report(
-    workdir,
+  with cluster.reporter(
+    workdir=workdir,
     header=_header(request, job, abstract, forms),
     total_steps=plan.total_steps,
     start_step=start,
     batch_size=config.data.batch_size,
     headline=headline,
   ) as report:
-    earlier = record.read(workdir / "metrics.jsonl") if start else []
-    before = run_directory.seconds_before(workdir, earlier)
+    before, scores = by_first(lambda: _so_far(workdir, start, plan.best_metric))
     if start:
       report.note(f"going on from step {start}")
     watched = list(job.data.evaluation)[:1]  # validation where there is one, else the test
-    scores = selection.from_records(plan.best_metric, earlier) if plan.best_metric else []
+    scores = [(step, value) for step, value in scores]
     sample_key, shown = jax.random.key(config.seed), SAMPLES[job.task.sampled]
     try:
       state = loop.fit(
         plan, state, call, job.data.train, lambda state: job.scores(state, watched),
-        checkpoints=checkpoints, report=report, scores=scores, stop=stop,
+        checkpoints=checkpoints, report=report, scores=scores, stop=stopping,
         sample=None if job.task.sample is None else lambda state: job.task.sample(state, sample_key, shown),
       )  # fmt: skip
     except loop.BadNumbers as error:
       report.note(f"{error}: stopped; try a smaller --optim.learning_rate, or --optim.clip_norm=1")
-      rebuild(workdir, note=report.note)
+      by_first(lambda: _rebuild(workdir, report))
       return BAD_NUMBERS
-    if stop():
-      rebuild(workdir, note=report.note)  # the page as far as the run has come
+    if stopping():
+      by_first(lambda: _rebuild(workdir, report))  # the page as far as the run has come
       return STOPPED
 
     step = int(state.step)
@@ -167,8 +170,19 @@ def _train(
       "metrics": final,
       "best": {"step": best[0], plan.best_metric: best[1]} if best else {},
     }
-    report.finish(result, rows=rows, class_names=job.data.splits.train.schema.class_names, images=images)
+    classes = job.data.splits.train.schema.class_names
+    by_first(lambda: str(report.finish(result, rows=rows, class_names=classes, images=images)))
   return DONE
+
+
+def _so_far(workdir: Path, start: int, metric: str) -> tuple[float, list[tuple[int, float]]]:
+  """(seconds that earlier starts took, their scores by `metric`), of a run that goes on from `start`."""
+  earlier = record.read(workdir / "metrics.jsonl") if start else []
+  return run_directory.seconds_before(workdir, earlier), selection.from_records(metric, earlier) if metric else []
+
+
+def _rebuild(workdir: Path, report: Report) -> None:
+  rebuild(workdir, note=report.note)
 
 
 def evaluate(definition: Definition, request: Request) -> int:
@@ -183,18 +197,25 @@ def evaluate(definition: Definition, request: Request) -> int:
 
 def load(definition: Definition, request: Request) -> tuple[Job, State, int]:
   """A run's job, and the state of its best checkpoint or its newest. Raises UserError where there is none."""
-  check_trained(request.workdir)  # said before the data are opened, which can take long
-  job = make_job(definition, request.config, print, request.workdir)
+  by_first(lambda: check_trained(request.workdir))  # said before the data are opened, which can take long
+  job = open_job(definition, request)
   return job, *restore(job, request)
+
+
+def open_job(definition: Definition, request: Request) -> Job:
+  """The request's job, of the same data in every process."""
+  job = together(lambda: make_job(definition, request.config, print, request.workdir))
+  cluster.check_data(job.data.splits)
+  return job
 
 
 def restore(job: Job, request: Request) -> tuple[State, int]:
   """The state of a run's best checkpoint or its newest, and its step. Raises UserError where there is none."""
   workdir, metric = request.workdir, request.config.run.best_metric
-  check_trained(workdir)
-  _check_data(workdir, job, "the run's own data, as they were then, are needed")
+  by_first(lambda: check_trained(workdir))
+  by_first(lambda: _check_data(workdir, job, "the run's own data, as they were then, are needed"))
   with contextlib.closing(Checkpoints(workdir / "checkpoints", metric=metric, read_only=True)) as checkpoints:
-    step = run_directory.judged_step(workdir, metric, checkpoints.steps)
+    step = by_first(lambda: run_directory.judged_step(workdir, metric, checkpoints.steps))
     if step is None:
       raise UserError(f"run: {workdir} has no whole checkpoint yet")
     return checkpoints.restore(step, job.abstract_state), step
@@ -204,7 +225,7 @@ def preflight(definition: Definition, request: Request) -> int:
   """What a run would be: parameters, FLOPs and memory of the compiled step. Trains and writes nothing."""
   from experiments import preflight as page
 
-  job = make_job(definition, request.config, print, request.workdir)
+  job = open_job(definition, request)
   first_arrays(definition, job, request.workdir)  # refused now if it would be later
   print(page.text(job, request.asking))
   return DONE

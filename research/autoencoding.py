@@ -20,7 +20,7 @@ from research import losses, optim
 from research.errors import UserError
 from research.flops import training_flops
 from research.models.autoencoder import Autoencoder, expected_value, gaussian_kl, log_likelihood
-from research.parallel import collectives
+from research.parallel import arrays, collectives
 from research.parallel.tables import logical_axes
 from research.supervised import input_of
 from research.task import Batch, Key, Metrics, Sample, State, Sums, Task
@@ -176,7 +176,7 @@ def autoencoding(
     return {"samples": _rows(count, *((x, spoiled, made) if noise else (x, made)))}
 
   def sample(state: State, key: Key, count: int) -> Sample:
-    made = jax.device_get(pictures(state, key, count))
+    made = arrays.get(pictures(state, key, count))
     return {"samples": made.pop("samples"), **made}  # first again: a compiled function sorts what it returns
 
   def flops(batch: Batch) -> float:

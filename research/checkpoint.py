@@ -14,6 +14,7 @@ import numpy as np
 
 from research import selection
 from research.errors import UserError
+from research.parallel.agreement import by_first
 from research.task import State
 
 
@@ -67,7 +68,7 @@ class Checkpoints:
         new: of equal scores Orbax would keep the latest, and the best is the earliest.
     """
     self.wait()
-    if step in self.steps:
+    if by_first(lambda: step in self.steps):
       return
     metrics = None if best is None else {self._metric: best}
     self._pending = self._orbax.save_async(step, state, metrics=metrics)

@@ -21,13 +21,18 @@ def record(command: Sequence[str]) -> dict:
   return {
     "command": shlex.join(command),
     "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    "git": git_state(Path(__file__).resolve().parent),
-    "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}},
+    **code(),
     "machine": {"system": platform.system(), "processor": platform.machine(), "host": platform.node()},
     "devices": [str(device.device_kind) for device in jax.devices()],
     "processes": jax.process_count(),
     "arguments": sys.argv[1:],
   }
+
+
+def code() -> dict:
+  """What runs: {"git": as `git_state`, "versions": of Python and the libraries}."""
+  versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}}
+  return {"git": git_state(Path(__file__).resolve().parent), "versions": versions}
 
 
 def git_state(directory: Path) -> dict | None:

@@ -18,7 +18,7 @@ from research.data.feeds import Feed
 from research.data.transforms import Transform
 from research.errors import UserError
 from research.kernels import choice
-from research.parallel import collectives
+from research.parallel import arrays, collectives
 from research.parallel.activations import laid_out
 from research.parallel.tables import Layout
 from research.task import Batch, Key, Metrics, State, Sums, Task, step_key
@@ -121,7 +121,7 @@ def training_call(
 
   def device_count(count: int) -> jax.Array:
     if count not in counts:
-      counts[count] = jax.device_put(np.int32(count), layout.replicated)
+      counts[count] = arrays.put(np.int32(count), layout.replicated)
     return counts[count]
 
   program = jax.jit(updates, donate_argnums=0, out_shardings=(_shardings(abstract), layout.replicated))
@@ -184,13 +184,13 @@ def evaluation_call(task: Task, feed: Feed, transform: Transform, layout: Layout
   compiled = jax.jit(add_batch, out_shardings=layout.replicated, donate_argnums=(1, 3))
 
   def evaluate(state: State) -> Sums:
-    number = jax.device_put(np.int32(0), layout.replicated)
+    number = arrays.put(np.int32(0), layout.replicated)
     sums = None
     for step in range(len(feed.plan)):
       inputs = feed.inputs(step)
       if sums is None:
         shapes = jax.eval_shape(batch_sums, state, inputs, number)
-        sums = jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype), layout.replicated), shapes)
+        sums = jax.tree.map(lambda x: arrays.put(np.zeros(x.shape, x.dtype), layout.replicated), shapes)
       sums, number = compiled(state, sums, inputs, number)
       if step % AHEAD == AHEAD - 1:
         jax.block_until_ready(number)
@@ -210,7 +210,7 @@ def examples(task: Task, feed: Feed, transform: Transform, state: State) -> dict
 
   parts = []
   for step in range(len(feed.plan)):
-    values, mask_B = jax.device_get(rows(state, feed.inputs(step), jax.device_put(np.int32(step))))
+    values, mask_B = arrays.get(rows(state, feed.inputs(step), jax.device_put(np.int32(step))))
     parts.append({name: value_B[mask_B > 0] for name, value_B in values.items()})
   feed.close()
   return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

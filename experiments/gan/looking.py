@@ -9,6 +9,7 @@ import numpy as np
 from research.adversarial import Adversaries
 from research.data.source import Source
 from research.data.splits import Splits
+from research.parallel import arrays
 from research.task import Key, State
 
 CALL = 256  # examples made in one compiled call
@@ -43,7 +44,7 @@ class Maker:
       missing = CALL - len(z_BZ)
       z_BZ = np.pad(z_BZ, ((0, missing), (0, 0)))
       label_B = None if label_B is None else np.pad(label_B, (0, missing))
-      parts.append(np.asarray(self._generate(state, z_BZ, label_B))[: CALL - missing])
+      parts.append(arrays.get(self._generate(state, z_BZ, label_B))[: CALL - missing])
     return np.concatenate(parts)
 
   def noise(self, key: Key, count: int) -> np.ndarray:

@@ -4,7 +4,6 @@ import dataclasses
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from experiments.command import Definition, main
@@ -12,6 +11,7 @@ from experiments.schema import Experiment
 from experiments.supervised_task import make_task, outputs
 from research.data.splits import Splits
 from research.models.linear import Linear
+from research.parallel import arrays
 from research.task import Key, State, Task
 
 _MOST_WEIGHTS = 20  # more are no longer numbers that one reads
@@ -42,7 +42,7 @@ def against_least_squares(splits: Splits):
 
   def judge(state: State, key: Key) -> dict[str, float]:
     del key
-    head = jax.device_get(state.params)["head"]
+    head = arrays.get(state.params["head"])
     weights_D = np.concatenate([head["kernel"][:, 0], head["bias"]]).astype(np.float64) * scale
     weights_D[-1] += center
     found = {"fit/least_squares_gap": float(np.abs(weights_D - solution_D).max())}

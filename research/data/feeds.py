@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from research.data import order
 from research.data.source import Source
+from research.parallel import arrays
 from research.task import Batch
 
 
@@ -92,7 +93,8 @@ class GrainFeed:
   resident = False
 
   def __init__(self, plan: Shuffled | InOrder, source: Source, sharding: NamedSharding, *, threads: int = 4):
-    self.plan, self._source, self._sharding, self._threads = plan, source, sharding, threads
+    self.plan, self._source, self._threads = plan, source, threads
+    self._share = Share(sharding, plan.batch_size)
     self._next_step, self._batches = None, None
 
   def inputs(self, step: int) -> Mapping[str, jax.Array]:
@@ -126,18 +128,43 @@ class GrainFeed:
 
   def _rows(self, step: int) -> dict[str, np.ndarray]:
     indices_B, mask_B = self.plan.rows(int(step))
-    share = self.plan.batch_size // jax.process_count()
-    mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
-    return {**self._source.gather(indices_B[mine]), "index": indices_B[mine], "mask": mask_B[mine]}
+    mine_R = indices_B[self._share.rows_R]
+    return {**self._source.gather(mine_R), "index": mine_R, "mask": mask_B[self._share.rows_R]}
 
-  def _to_devices(self, rows_B: np.ndarray) -> jax.Array:
-    return jax.make_array_from_process_local_data(self._sharding, rows_B)
+  def _to_devices(self, rows_R: np.ndarray) -> jax.Array:
+    return self._share.to_devices(rows_R)
+
+
+class Share:
+  """The rows of a batch that this process' devices hold, wherever in the mesh they stand.
+
+  Attributes:
+    rows_R: their places in the batch, ascending.
+  """
+
+  def __init__(self, sharding: NamedSharding, batch_size: int):
+    self._sharding, self._batch_size = sharding, batch_size
+    places = sharding.addressable_devices_indices_map((batch_size,)).values()
+    starts = {rows.start or 0: batch_size if rows.stop is None else rows.stop for (rows,) in places}
+    self.rows_R = np.concatenate([np.arange(start, stop) for start, stop in sorted(starts.items())])
+
+  def to_devices(self, rows_R: np.ndarray) -> jax.Array:
+    """The batch's global array, given this process' rows of it."""
+    if self._sharding.is_fully_addressable:
+      return jax.device_put(rows_R, self._sharding)
+
+    def part(place: tuple[slice, ...]) -> np.ndarray:
+      start, stop, _ = place[0].indices(self._batch_size)
+      first = np.searchsorted(self.rows_R, start)
+      return rows_R[first : first + stop - start]
+
+    return arrays.from_parts((self._batch_size, *rows_R.shape[1:]), self._sharding, part)
 
 
 def place(source: Source, mesh: jax.sharding.Mesh) -> Mapping[str, jax.Array]:
   """Reads a whole split and puts it on every device of the mesh."""
   everywhere = NamedSharding(mesh, PartitionSpec())
-  return {name: jax.device_put(array, everywhere) for name, array in source.stored().items()}
+  return {name: arrays.put(array, everywhere) for name, array in source.stored().items()}
 
 
 def make_feeds(
@@ -161,6 +188,6 @@ def make_feeds(
   """
   sharding = NamedSharding(mesh, PartitionSpec(axes))
   if kind == "device" or (kind == "auto" and source.nbytes <= budget_bytes):
-    arrays = place(source, mesh)
-    return [DeviceFeed(plan, source, arrays, sharding) for plan in plans]
+    stored = place(source, mesh)
+    return [DeviceFeed(plan, source, stored, sharding) for plan in plans]
   return [GrainFeed(plan, source, sharding) for plan in plans]

@@ -1,6 +1,7 @@
-"""Device meshes from their written form, such as "data:8"."""
+"""Device meshes from their written form, such as "data:8". Every process has an equal part of a mesh."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -12,17 +13,26 @@ AXES = ("data", "model", "sequence", "stage", "expert")
 
 
 def make_mesh(text: str, rows: int = 0) -> Mesh:
-  """"data:4,model:2" → a mesh of the first eight devices; "" → as many on the data axis as divide `rows` evenly.
+  """"data:4,model:2" → a mesh of eight devices; "" → as many on the data axis as divide `rows` evenly.
+
+  They are the first ones, or where there are several processes the first of each.
 
   Args:
     text: axes and sizes, or "".
     rows: what each update divides over the data axis (a micro-batch); 0 for whatever.
 
   Raises:
-    UserError: an unknown axis, a size that is no positive number, or more devices than there are.
+    UserError: an unknown axis, a size that is no positive number, more devices than there are, or fewer than give each
+      process one: it would wait for a step that it has no part in.
   """
   devices = jax.devices()
-  sizes = {"data": max(n for n in range(1, len(devices) + 1) if rows % n == 0 or not rows)}
+  hosts = len({device.process_index for device in devices})
+  sizes = {"data": max((n for n in range(hosts, len(devices) + 1, hosts) if rows % n == 0 or not rows), default=0)}
+  if not text and not sizes["data"]:
+    raise UserError(
+      f"parallel: {rows} examples do not divide over {hosts} processes with at least a device each;"
+      f" {-(-rows // hosts) * hosts} would"
+    )
   if text:
     pairs = [part.partition(":") for part in text.split(",")]
     if not all(size.isascii() and size.isdigit() and int(size) for _, _, size in pairs):
@@ -35,4 +45,17 @@ def make_mesh(text: str, rows: int = 0) -> Mesh:
   count = math.prod(sizes.values())
   if count > len(devices):
     raise UserError(f"parallel: --parallel.mesh={text} wants {count} devices and there are {len(devices)}")
-  return Mesh(np.asarray(devices[:count]).reshape(tuple(sizes.values())), tuple(sizes))
+  return Mesh(np.asarray(_first(devices, count, hosts, text)).reshape(tuple(sizes.values())), tuple(sizes))
+
+
+def _first(devices: Sequence[jax.Device], count: int, hosts: int, text: str) -> list[jax.Device]:
+  """As many of each process, which has all of its own side by side."""
+  each, rest = divmod(count, hosts)
+  chosen: dict[int, list[jax.Device]] = {}
+  for device in devices:
+    chosen.setdefault(device.process_index, []).append(device)
+  if rest or min(map(len, chosen.values())) < each:
+    raise UserError(
+      f"parallel: --parallel.mesh={text} has {count} devices, which are not as many of each of the {hosts} processes"
+    )
+  return [device for mine in chosen.values() for device in mine[:each]]
