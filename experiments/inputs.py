@@ -43,9 +43,13 @@ def open_data(data: Data, progress=lambda line: None) -> Splits:
   )
 
 
-def make_inputs(config: Experiment, splits: Splits, layout: Layout) -> Inputs:
-  """Feeds over the layout. Raises UserError where the flags do not fit the data or the devices."""
-  data, mesh, axes = config.data, layout.mesh, layout.batch_axes
+def make_inputs(config: Experiment, splits: Splits, layout: Layout, *, promised: bool = False) -> Inputs:
+  """Feeds over the layout. Raises UserError where the flags do not fit the data or the devices.
+
+  With `promised` the devices are not here, and feeds give shapes.
+  """
+  data, mesh = config.data, layout.mesh
+  how = {"axes": layout.batch_axes, "promised": promised}
   _check(config, splits, layout.ways)
   parts = {"validation": splits.validation, "test": splits.test}
   parts = {name: source for name, source in parts.items() if source is not None}
@@ -53,7 +57,7 @@ def make_inputs(config: Experiment, splits: Splits, layout: Layout) -> Inputs:
   if data.feed == "auto":  # all splits share the device, so they fit together or not at all
     budget -= sum(source.nbytes for source in parts.values())
   shuffled = feeds.Shuffled(config.seed, data.batch_size, splits.train.size)
-  (train,) = feeds.make_feeds(splits.train, mesh, [shuffled], kind=data.feed, budget_bytes=budget, axes=axes)
+  (train,) = feeds.make_feeds(splits.train, mesh, [shuffled], kind=data.feed, budget_bytes=budget, **how)
   if config.run.steps_per_call > 1 and not train.resident:
     raise UserError(
       f"flags: --run.steps_per_call={config.run.steps_per_call} needs the data on the device, and"
@@ -63,7 +67,7 @@ def make_inputs(config: Experiment, splits: Splits, layout: Layout) -> Inputs:
   for name, source in parts.items():
     plan = feeds.InOrder(_eval_batch(data.eval_batch_size, source.size, layout.ways), source.size)
     kind = "device" if train.resident else "grain"
-    (evaluation[name],) = feeds.make_feeds(source, mesh, [plan], kind=kind, budget_bytes=budget, axes=axes)
+    (evaluation[name],) = feeds.make_feeds(source, mesh, [plan], kind=kind, budget_bytes=budget, **how)
   augment, prepare = make_transforms(data, splits, config.pixels)
   return Inputs(splits, train, evaluation, augment, prepare)
 

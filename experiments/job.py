@@ -17,6 +17,7 @@ from research.data.splits import Splits
 from research.errors import UserError
 from research.parallel.mesh import make_mesh
 from research.parallel.tables import Layout
+from research.parallel.topology import Target
 from research.task import State, Sums, Task
 
 MOST_STEPS = 2**31 - 1  # the state's step is an int32
@@ -83,6 +84,7 @@ def make_job(
   say: Callable[[str], None],
   workdir: Path | None = None,
   splits: Splits | None = None,
+  target: Target | None = None,
 ) -> Job:
   """Opens the data and builds the task. Raises UserError for whatever does not fit together.
 
@@ -92,18 +94,24 @@ def make_job(
     say: is told what the user should know of the data.
     workdir: the run's, where it may have kept what the data need.
     splits: the data, where they are open.
+    target: what to compile for, where that is not here; feeds give shapes then.
   """
-  mesh = make_mesh(config.parallel.mesh, config.data.batch_size // config.batch_parts)
-  layout = Layout(mesh, config.parallel.strategy, config.parallel.compile, config.parallel.micro_batches)
-  layout.check()
-  if not config.parallel.mesh and mesh.devices.size < jax.device_count():
-    say(f"on {mesh.devices.size} of {jax.device_count()} devices, which divide a batch of {config.data.batch_size}")
+  devices = None if target is None else target.devices
   if splits is None:
     opened = definition.open_data
     splits = inputs.open_data(config.data, say) if opened is None else opened(config, say, workdir)
-  for note in splits.notes:
-    say(note)
-  data = inputs.make_inputs(config, splits, layout)
+    for note in splits.notes:
+      say(note)
+  if config.parallel.strategy == "auto":
+    from experiments import automatic
+
+    config = automatic.choose(definition, config, splits, say, target)
+  mesh = make_mesh(config.parallel.mesh, config.data.batch_size // config.batch_parts, devices)
+  layout = Layout(mesh, config.parallel.strategy, config.parallel.compile, config.parallel.micro_batches)
+  layout.check()
+  if not config.parallel.mesh and mesh.size < (count := len(devices or jax.devices())):
+    say(f"on {mesh.size} of {count} devices, which divide a batch of {config.data.batch_size}")
+  data = inputs.make_inputs(config, splits, layout, promised=target is not None)
   plan = make_plan(config, splits.train.size)
   task = definition.build(config, splits, plan.total_steps)
   return Job(config, layout, data, task, plan)

@@ -130,7 +130,9 @@ class Parallel:
   """Devices and how the work is divided over them"""
 
   mesh: str = flag("", "axes and sizes, such as data:4,model:2; empty: all devices that divide the batch", curve=False)
-  strategy: str = flag("dp", "table from logical axes to mesh axes", choices=tuple(STRATEGIES), curve=False)
+  strategy: str = flag(
+    "dp", "table from logical to mesh axes; auto: the fastest that fits", choices=(*STRATEGIES, "auto"), curve=False
+  )
   compile: str = flag("jit", "the step divided by XLA, or written out for each device", choices=COMPILE)
   micro_batches: int = flag(0, "parts of a batch in a pipeline (pp); 0: four times the stages", low=0, curve=False)
 
@@ -139,6 +141,7 @@ class Parallel:
 class Asking:
   """The word preflight's own flags, on the command line only"""
 
+  topology: str = flag("", "devices to compile for, which need not be here: v5e:16x16, h100:8, cpu:8; empty: these")
   json: bool = flag(False, "print the facts as JSON, in bytes, FLOPs and seconds")
 
   def check(self) -> None:

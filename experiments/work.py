@@ -1,4 +1,4 @@
-"""What the words do: train, eval, preflight and (in files of their own) sample and export, from a parsed request to an
+"""What the words do: train, eval and (in files of their own) sample, export and preflight, from a parsed request to an
 exit code.
 """
 
@@ -39,14 +39,16 @@ def run(definition: Definition, request: Request) -> int:
   # Orbax prints every thread's trace of a failed save; the error itself is raised, and told in one line.
   logging.getLogger("absl").setLevel(logging.CRITICAL)
   warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
-  cluster.check_request(request)
   if request.config.run.compilation_cache:
     keep_compiled_programs()
+  if request.word == "preflight":  # before a device is asked for: it may compile for others
+    from experiments import preflight
+
+    return preflight.run(definition, request)
+  cluster.check_request(request)
   if jax.default_backend() == "cpu":
     keep_freed_memory()
-  words = {
-    "train": train, "eval": evaluate, "sample": sample.run, "export": interchange.export, "preflight": preflight
-  }  # fmt: skip
+  words = {"train": train, "eval": evaluate, "sample": sample.run, "export": interchange.export}
   with choice.configured(request.config.kernels):
     return words[request.word](definition, request)
 
@@ -219,16 +221,6 @@ def restore(job: Job, request: Request) -> tuple[State, int]:
     if step is None:
       raise UserError(f"run: {workdir} has no whole checkpoint yet")
     return checkpoints.restore(step, job.abstract_state), step
-
-
-def preflight(definition: Definition, request: Request) -> int:
-  """What a run would be: parameters, FLOPs and memory of the compiled step. Trains and writes nothing."""
-  from experiments import preflight as page
-
-  job = open_job(definition, request)
-  first_arrays(definition, job, request.workdir)  # refused now if it would be later
-  print(page.text(job, request.asking))
-  return DONE
 
 
 def _rows(job: Job, state: State):

@@ -47,4 +47,5 @@ def _devices(platform: str, **options: str) -> list[jax.Device]:
     return topologies.get_topology_desc(platform=platform, **options).devices
   except Exception as error:  # jaxlib's own, of several kinds
     name, reason = options.get("topology_name", platform), str(error).splitlines()[0]
-    raise UserError(f"aot: no devices of {name}: {reason}") from error
+    wanted = "" if platform in reason or "opology" in reason else "; pip install '.[aot]' brings the compilers"
+    raise UserError(f"aot: no devices of {name}: {reason}{wanted}") from error

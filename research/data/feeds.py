@@ -135,6 +135,35 @@ class GrainFeed:
     return self._share.to_devices(rows_R)
 
 
+class PromisedFeed:
+  """A feed to compile for: what it gives are shapes. `resident` says where its data would be."""
+
+  def __init__(self, plan: Shuffled | InOrder, source: Source, sharding: NamedSharding, *, resident: bool):
+    self.plan, self.resident = plan, resident
+    self._whole = DeviceFeed(plan, source, {}, sharding)
+    everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+    if resident:
+      self._inputs = {name: _promised(x.shape, x.dtype, everywhere) for name, x in source.stored().items()}
+    else:
+      one = {**source.gather(np.zeros(1, np.int64)), "index": np.zeros(1, np.int32), "mask": np.zeros(1, np.float32)}
+      batch = plan.batch_size
+      self._inputs = {name: _promised((batch, *x.shape[1:]), x.dtype, sharding) for name, x in one.items()}
+
+  def inputs(self, step: int) -> Mapping[str, jax.ShapeDtypeStruct]:
+    del step
+    return self._inputs
+
+  def batch(self, inputs: Mapping[str, jax.Array], step: jax.Array) -> Batch:
+    return self._whole.batch(inputs, step) if self.resident else inputs
+
+  def close(self) -> None:
+    pass
+
+
+def _promised(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
 class Share:
   """The rows of a batch that this process' devices hold, wherever in the mesh they stand.
 
@@ -175,6 +204,7 @@ def make_feeds(
   kind: str,
   budget_bytes: int,
   axes: tuple[str, ...] = ("data",),
+  promised: bool = False,
 ) -> list[Feed]:
   """A feed for each plan over one split, sharing its memory.
 
@@ -185,9 +215,13 @@ def make_feeds(
     kind: "device", "grain", or "auto": on the device when the split fits `budget_bytes`.
     budget_bytes: device memory that the split may take, on each device.
     axes: of the mesh that divide the batch.
+    promised: the devices are not here: feeds of shapes.
   """
   sharding = NamedSharding(mesh, PartitionSpec(axes))
-  if kind == "device" or (kind == "auto" and source.nbytes <= budget_bytes):
+  resident = kind == "device" or (kind == "auto" and source.nbytes <= budget_bytes)
+  if promised:
+    return [PromisedFeed(plan, source, sharding, resident=resident) for plan in plans]
+  if resident:
     stored = place(source, mesh)
     return [DeviceFeed(plan, source, stored, sharding) for plan in plans]
   return [GrainFeed(plan, source, sharding) for plan in plans]

@@ -30,6 +30,7 @@ _USED = jax.make_user_context(())  # part of every jit's cache key: another form
 _configured: dict[str, str] = {}  # --kernels, of all threads
 _logged: set[tuple[str, str, str]] = set()
 _thread = threading.local()
+_target: contextvars.ContextVar[tuple[str, Any]] = contextvars.ContextVar("target", default=("", None))
 _divided: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("divided", default=frozenset())
 
 
@@ -111,11 +112,13 @@ class Op:
 
   def choose(self, shapes: Sequence[tuple], dtypes: Sequence[Any], where: str, **options: Any) -> str:
     """The table's form for these arrays on a platform; a form that is passed over on this machine's is logged, once."""
+    # Gradients are traced after the shard_map that they are in, and know it by its axes alone.
+    cut = frozenset() if jax.sharding.get_abstract_mesh().manual_axes else _divided.get()
     for name in self.table.get(where, ()):
       form = self.forms[name]
-      if form.platforms and _divided.get():
+      if form.platforms and cut:
         continue  # a kernel, which XLA cannot divide
-      if "stream_length" in _divided.get():
+      if "stream_length" in cut:
         continue  # forms for CPUs make one axis of batch and length, which gathers what is cut along both
       if (reason := form.supports(shapes, dtypes, where, **options)) is None:
         if form.worth is None or form.worth(shapes, dtypes, where, **options):
@@ -255,12 +258,29 @@ def together(*arrays: jax.Array) -> tuple[jax.Array, ...]:
   return tuple(lax.pcast(x, more, to="varying") if more else x for x, more in zip(arrays, missing, strict=True))
 
 
+@contextlib.contextmanager
+def compiling_for(platform: str, device: Any = None) -> Iterator[None]:
+  """Within it, programs are for such devices of this platform ("cpu", "cuda" or "tpu"), which need not be here."""
+  token = _target.set((platform, device))
+  try:
+    yield
+  finally:
+    _target.reset(token)
+
+
 def platform() -> str:
   """Where programs run that nothing else is said of."""
+  if target := _target.get()[0]:
+    return target
   backend = jax.default_backend()
   if backend != "gpu":
     return backend
   return "rocm" if "rocm" in jax.devices()[0].client.platform_version.lower() else "cuda"
+
+
+def device() -> Any:
+  """One of the devices that programs run on."""
+  return _target.get()[1] or jax.devices()[0]
 
 
 def _record(name: str, form: str) -> None:

@@ -18,6 +18,7 @@ from research.models.transformer import Transformer
 from research.models.transformer_config import Config, initializers
 
 POSITIONS = ("learned", "sinusoidal", "rotary", "none")
+NEVER = -1e9  # a logit of no probability, and finite: zero times it is zero
 
 
 class Unscored(NamedTuple):
@@ -52,6 +53,7 @@ class LanguageModel(nn.Module):
     logit_softcap: s·tanh(logits / s); 0: none.
     ngrams: lengths of n-grams whose embeddings are added to a token's; (): none.
     ngram_rows: of the table of each length.
+    unused: how many of the last tokens are none and have no probability: rows that make V divide.
   """
 
   config: Config
@@ -66,6 +68,7 @@ class LanguageModel(nn.Module):
   logit_softcap: float = 0.0
   ngrams: tuple[int, ...] = ()
   ngram_rows: int = 16_384
+  unused: int = 0
 
   def setup(self):
     config = self.config
@@ -158,7 +161,7 @@ class LanguageModel(nn.Module):
     """The last block's values and the head that makes `logits` of them. The parameters have been drawn before."""
     dtype = self.config.dtype
     kernel_DV = self.embed.embedding.T if self.tied else self.head.variables["params"]["kernel"]
-    bias_V = self.head_offset if self.head_bias else None
+    bias_V = self._offsets()
     return Unscored(self._transformed(x_BLD).astype(dtype), kernel_DV.astype(dtype), bias_V, self.logit_softcap)
 
   def _transformed(self, x_BLD: jax.Array) -> jax.Array:
@@ -167,13 +170,21 @@ class LanguageModel(nn.Module):
     activation = layers.activation(self.config.mlp if self.config.mlp in layers.ACTIVATIONS else "gelu")
     return self.transform_norm(activation(self.transform_dense(x_BLD)), train=False)
 
+  def _offsets(self) -> jax.Array | None:
+    """What is added to every position's logits."""
+    bias_V = self.head_offset if self.head_bias else None
+    if not self.unused:
+      return bias_V
+    never_V = jnp.where(jnp.arange(self.vocabulary) < self.vocabulary - self.unused, 0.0, NEVER)
+    return never_V if bias_V is None else bias_V + never_V
+
   def logits(self, x_BLD: jax.Array) -> jax.Array:
     """The last block's values → logits_BLV float32."""
     x_BLD = self._transformed(x_BLD)
     logits_BLV = self.embed.attend(x_BLD) if self.tied else self.head(x_BLD)
     logits_BLV = logits_BLV.astype(jnp.float32)
-    if self.head_bias:
-      logits_BLV = logits_BLV + self.head_offset[None, None]
+    if (bias_V := self._offsets()) is not None:
+      logits_BLV = logits_BLV + bias_V[None, None]
     if self.logit_softcap:
       logits_BLV = self.logit_softcap * jnp.tanh(logits_BLV / self.logit_softcap)
     return logits_BLV

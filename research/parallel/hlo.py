@@ -1,7 +1,7 @@
 """What a compiled program sends between devices, read from its text: collectives by kind, with loops counted out.
 
-XLA writes how often a loop runs where it knows (`known_trip_count`), which it does for a scan; of another loop's body
-one turn is counted.
+XLA for CPUs and GPUs writes how often a loop runs where it knows (`known_trip_count`); of TPU programs it is read from
+the loop's condition. Of a loop whose end is computed one turn is counted.
 """
 
 import collections
@@ -21,6 +21,9 @@ _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (.*?)\s([\w\-]+)\((.*)$")
 _ARRAY = re.compile(r"\b(\w+)\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:body|to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_CONSTANT = re.compile(r"%?([\w.\-]+) = [su]32\[\]\S* constant\((\d+)\)")
+_BELOW = re.compile(r"ROOT .* compare\([^,]*%?[\w.\-]+, (?:[su]32\[\]\S* )?%?([\w.\-]+)\), direction=LT")
 _TRIPS = re.compile(r'"?known_trip_count"?:?\s*\{"?n"?:\s*"?(\d+)"?')
 _GROUPS = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]")
@@ -90,13 +93,23 @@ def _walk(computations: dict[str, list[str]], name: str, times: int) -> Iterator
       yield kind, _group(rest), _payload(kind, operation, result, rest), times
       continue  # what it applies are additions of two numbers
     more = 1
-    if operation == "while" and (trips := _TRIPS.search(rest)):
-      more = int(trips[1])
+    if operation == "while":
+      more = _trips(computations, rest)
     called = _CALLED.findall(rest)
     if branches := _BRANCHES.search(rest):
       called += [branch.strip().lstrip("%") for branch in branches[1].split(",")][:1]
     for each in called:
       yield from _walk(computations, each, times * more)
+
+
+def _trips(computations: dict[str, list[str]], rest: str) -> int:
+  """How often a loop runs: as XLA says, or up to the constant that its counter is compared with; 1 where neither is."""
+  if trips := _TRIPS.search(rest):
+    return int(trips[1])
+  lines = computations.get(condition[1], []) if (condition := _CONDITION.search(rest)) else []
+  constants = {found[1]: int(found[2]) for line in lines if (found := _CONSTANT.search(line))}
+  ends = (constants.get(found[1]) for line in lines if (found := _BELOW.search(line)))
+  return next((end for end in ends if end), 1)
 
 
 def _group(rest: str) -> int:

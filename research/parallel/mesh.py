@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh
 
 from research.errors import UserError
@@ -12,7 +13,7 @@ from research.errors import UserError
 AXES = ("data", "model", "sequence", "stage", "expert")
 
 
-def make_mesh(text: str, rows: int = 0) -> Mesh:
+def make_mesh(text: str, rows: int = 0, devices: Sequence[jax.Device] | None = None) -> Mesh:
   """"data:4,model:2" → a mesh of eight devices; "" → as many on the data axis as divide `rows` evenly.
 
   They are the first ones, or where there are several processes the first of each.
@@ -20,12 +21,13 @@ def make_mesh(text: str, rows: int = 0) -> Mesh:
   Args:
     text: axes and sizes, or "".
     rows: what each update divides over the data axis (a micro-batch); 0 for whatever.
+    devices: to choose from; None: all of this job.
 
   Raises:
     UserError: an unknown axis, a size that is no positive number, more devices than there are, or fewer than give each
       process one: it would wait for a step that it has no part in.
   """
-  devices = jax.devices()
+  devices = jax.devices() if devices is None else devices
   hosts = len({device.process_index for device in devices})
   sizes = {"data": max((n for n in range(hosts, len(devices) + 1, hosts) if rows % n == 0 or not rows), default=0)}
   if not text and not sizes["data"]:
@@ -45,7 +47,10 @@ def make_mesh(text: str, rows: int = 0) -> Mesh:
   count = math.prod(sizes.values())
   if count > len(devices):
     raise UserError(f"parallel: --parallel.mesh={text} wants {count} devices and there are {len(devices)}")
-  return Mesh(np.asarray(_first(devices, count, hosts, text)).reshape(tuple(sizes.values())), tuple(sizes))
+  shape, chosen = tuple(sizes.values()), _first(devices, count, hosts, text)
+  if devices[0].platform == "tpu" and count == len(devices):  # neighbours in the mesh are neighbours on the board
+    return Mesh(mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True), tuple(sizes))
+  return Mesh(np.asarray(chosen).reshape(shape), tuple(sizes))
 
 
 def _first(devices: Sequence[jax.Device], count: int, hosts: int, text: str) -> list[jax.Device]:

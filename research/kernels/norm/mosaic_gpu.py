@@ -103,7 +103,7 @@ def _by_formulas(formula: Any, arrays: Sequence[jax.Array], sorts: Sequence[str]
 
 def _limits(way: str, shapes: Sequence[tuple], dtypes: Sequence[Any], platform: str, *, how: How) -> str | None:
   del platform
-  if choice.platform() == "cuda" and (have := float(jax.devices()[0].compute_capability)) < SM:
+  if choice.platform() == "cuda" and (have := float(getattr(choice.device(), "compute_capability", SM))) < SM:
     return f"it needs compute capability {SM}, and this is {have}"
   if not math.prod(shapes[0][:-1]):
     return "there are no rows"
