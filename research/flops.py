@@ -12,6 +12,8 @@ import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
+from research.kernels import choice
+
 
 def model_flops(function: Callable, *args: Any, **kwargs: Any) -> float:
   """FLOPs of `function(*args, **kwargs)`; the arguments may be `jax.ShapeDtypeStruct`s. Nothing is computed.
@@ -20,7 +22,9 @@ def model_flops(function: Callable, *args: Any, **kwargs: Any) -> float:
   platform its default (a kernel's own form may do more than the mathematics asks for), a while loop one turn (only
   running it would tell how many).
   """
-  return _jaxpr_flops(jax.make_jaxpr(function)(*args, **kwargs).jaxpr)
+  whole = {"attention": "xla"} if "attention" in choice.OPS else {}  # whose products are all there, in no loop
+  with choice.use(**whole):
+    return _jaxpr_flops(jax.make_jaxpr(function)(*args, **kwargs).jaxpr)
 
 
 def traced_flops(traced: jax.stages.Traced) -> float:

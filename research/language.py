@@ -20,6 +20,7 @@ from research import losses, optim
 from research.errors import UserError
 from research.flops import training_flops
 from research.models.language_model import LanguageModel
+from research.models.transformer_flops import unasked
 from research.parallel import collectives
 from research.parallel.tables import logical_axes
 from research.task import Batch, Key, Metrics, State, Sums, Task
@@ -128,7 +129,8 @@ def language_modelling(
   def flops(batch: Batch) -> float:
     tokens = jax.eval_shape(lambda batch: parts(batch)[0], batch)
     variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), tokens)
-    return training_flops(functools.partial(model.apply, train=False), variables, tokens)
+    counted = training_flops(functools.partial(model.apply, train=False), variables, tokens)
+    return counted - 3.0 * unasked(model.config, *tokens.shape)
 
   return Task(init, step, evaluate, summary, sample=sample, flops=flops, axes=axes)
 

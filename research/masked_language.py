@@ -20,6 +20,7 @@ from research.errors import UserError
 from research.flops import training_flops
 from research.masking import Masked, Masking
 from research.models.bert import Bert
+from research.models.transformer_flops import unasked
 from research.parallel.tables import logical_axes
 from research.task import Batch, Key, Metrics, State, Sums, Task
 
@@ -122,7 +123,8 @@ def masked_language_modelling(
     guess = functools.partial(model.apply, train=False, method="guesses")
     initialize = functools.partial(model.init, train=False, method="guesses")
     variables = jax.eval_shape(initialize, jax.random.key(0), tokens_BL, places_BK)
-    return training_flops(guess, variables, tokens_BL, places_BK)
+    counted = training_flops(guess, variables, tokens_BL, places_BK)
+    return counted - 3.0 * unasked(model.config, tokens_BL.shape[0], tokens_BL.shape[1] + 1)  # and [CLS]
 
   return Task(init, step, evaluate, summary, flops=flops, axes=axes)
 

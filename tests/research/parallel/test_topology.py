@@ -1,0 +1,38 @@
+"""Devices to compile for from their written form: what is known, and what is refused with the nearest named."""
+
+import jax
+import pytest
+
+from research.errors import UserError
+from research.parallel import topology
+from research.parallel.chips import CHIPS
+
+
+def test_virtual_cpus_are_the_first_ones():
+  target = topology.target("cpu:4")
+  assert target.devices == jax.devices()[:4]
+  assert target.platform == "cpu"
+
+
+@pytest.mark.parametrize(
+  ("name", "said"),
+  [
+    ("v5f:4x4", "no chip 'v5f' in --topology=v5f:4x4 (did you mean v5p?)"),
+    ("v5e", "is no CHIP:SHAPE, such as v5e:4x4"),
+    ("v5e:4by4", "is no CHIP:SHAPE, such as v5e:4x4"),
+    ("h100:many", "is no GPU:COUNT, such as h100:8"),
+    ("cpu:0", "is no cpu:COUNT, such as cpu:8"),
+    ("cpu:64", "wants 64 devices, and this process has 8 already"),
+  ],
+)
+def test_refusals(name, said):
+  with pytest.raises(UserError, match=r"^preflight: ") as error:
+    topology.target(name)
+  assert said in str(error.value)
+
+
+def test_a_device_that_is_half_a_chip_has_half_of_its_peaks():
+  whole = CHIPS["tpu7x"]
+  half = topology._part_of(whole, 0.5)
+  assert (half.flops, half.memory, half.network) == (whole.flops / 2, whole.memory / 2, whole.network / 2)
+  assert half.name == whole.name
