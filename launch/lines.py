@@ -38,18 +38,25 @@ class Lines:
       self._show(self._pending)
     self._pending = b""
 
-  def mute(self) -> None:
-    """Nobody reads the stream any more: what comes is thrown away."""
-    self._out = open(os.devnull, "w")  # noqa: SIM115  for as long as the process lasts
-
   def _show(self, line: bytes) -> None:
     self._shown = time.monotonic()
     last = line.rstrip(b"\r").rpartition(b"\r")[2]
-    self._out.write(f"{self._prefix}{last.decode('utf-8', 'replace')}\n")  # one write a line: none is cut by another
-    self._out.flush()
+    try:
+      self._out.write(f"{self._prefix}{last.decode('utf-8', 'replace')}\n")  # one write a line: none is cut by another
+      self._out.flush()
+    except BrokenPipeError:
+      silence(self._out)
+      raise
 
 
 def prefix(rank: int, count: int, colour: bool) -> str:
   """What stands before each line of a process, `[3] `, equally wide for all of them."""
   text = f"[{rank:>{len(str(count - 1))}}]"
   return f"\x1b[{COLOURS[rank % len(COLOURS)]}m{text}\x1b[0m " if colour else f"{text} "
+
+
+def silence(stream: TextIO) -> None:
+  """Nobody reads it any more: what is still to come, at the end of Python too, goes nowhere."""
+  nowhere = os.open(os.devnull, os.O_WRONLY)
+  os.dup2(nowhere, stream.fileno())
+  os.close(nowhere)

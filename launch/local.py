@@ -16,6 +16,7 @@ from pathlib import Path
 
 from experiments.schema import flag
 from launch import engine
+from launch.lines import silence
 from launch.together import Ending, Signals, Together
 from research.errors import UserError
 from research.streams import say_what_can_be_said
@@ -149,7 +150,7 @@ def _say(what: str) -> None:
   try:
     print(f"launch: {what}", file=sys.stderr, flush=True)
   except BrokenPipeError:
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115  nobody reads it
+    silence(sys.stderr)
 
 
 if __name__ == "__main__":

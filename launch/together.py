@@ -186,8 +186,6 @@ class Together:
     try:
       show()
     except BrokenPipeError:  # as after `| head`: the processes may save, and end
-      for lines in self._lines.values():
-        lines.mute()
       self._tell(signal.SIGTERM)
 
 
