@@ -53,7 +53,8 @@ class TpuVm(Resources):
 def gcloud(tpu: TpuVm, *words: str) -> str:
   """A command line of `gcloud compute tpus`, in the job's zone and project."""
   where = [f"--zone={tpu.zone}", *([f"--project={tpu.project}"] * bool(tpu.project))]
-  return shlex.join(["gcloud", "compute", "tpus", *words, *where])
+  quoted = ["=".join(map(shlex.quote, word.split("=", 1))) for word in (*words, *where)]  # --command='…', to be read
+  return " ".join(["gcloud compute tpus", *quoted])
 
 
 def commands(command: Sequence[str], tpu: TpuVm) -> dict[str, str]:
