@@ -161,7 +161,7 @@ def _pod(command: Sequence[str], gke: Gke) -> dict[str, Any]:
         "image": gke.image,
         "command": list(command),
         "workingDir": "/app",
-        **({} if gke.is_tpu else {"env": _cluster(gke), "ports": [{"containerPort": PORT}]}),
+        **({} if gke.is_tpu else {"env": _cluster(gke), "ports": [{"containerPort": PORT, "protocol": "TCP"}]}),
         "resources": {"limits": {resource: chips}},
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": mounts,

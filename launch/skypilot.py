@@ -85,7 +85,8 @@ def task(command: Sequence[str], sky: SkyPilot) -> dict[str, Any]:
 def run(command: Sequence[str], sky: SkyPilot) -> str:
   """The shell commands of every node."""
   cluster = f"""\
-export JAX_COORDINATOR_ADDRESS="$(head -n 1 <<< "$SKYPILOT_NODE_IPS"):{PORT}"
+first=$(head -n 1 <<< "$SKYPILOT_NODE_IPS")
+export JAX_COORDINATOR_ADDRESS="$first:{PORT}"
 export JAX_NUM_PROCESSES="$SKYPILOT_NUM_NODES"
 export JAX_PROCESS_ID="$SKYPILOT_NODE_RANK"
 """

@@ -48,7 +48,7 @@ def run(tool, tmp_path, monkeypatch):
     resources = resources or Slurm(setup="")
     environment = {
       **os.environ, "CALLS": str(calls), "SLURM_JOB_ID": str(os.getpid() + 4096), "SLURM_JOB_NAME": "job", "CANCEL": "",
-      "LAUNCH_GRACE": "0.5", **variables,
+      "LAUNCH_GRACE": "0", **variables,
     }  # fmt: skip
     done = subprocess.run(
       ["bash", "-c", text(command, resources)], env=environment, cwd=tmp_path, capture_output=True, text=True
@@ -91,10 +91,10 @@ def test_the_bound_is_kept(run):
 
 def test_the_code_is_of_the_first_to_end_badly(run):
   """srun alone would say 137 of both: a task that hung and was killed, and one that took others along."""
-  found, _, calls = run(tasks("exit 77", "sleep 0.2; kill -KILL $$"))
+  found, _, calls = run(tasks("exit 77", "sleep 0.3; kill -KILL $$"))
   assert found == 77
   assert len(calls) == 2
-  found, _, calls = run(tasks("sleep 0.2; exit 77", "kill -KILL $$"))
+  found, _, calls = run(tasks("sleep 0.3; exit 77", "kill -KILL $$"))
   assert found == 137
   assert len(calls) == 1
 

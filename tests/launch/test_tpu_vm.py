@@ -162,6 +162,7 @@ def test_gcloud_knows_each_flag(asked, purpose):
 
 if shutil.which("gcloud"):  # by its own parser, where it can be had
 
+  @pytest.mark.slow
   def test_gcloud_itself_takes_the_commands(tmp_path, monkeypatch):
     lines = [line for each in EVERY for line in commands(WORDS, each).values()]
     # The linter rewrites what looks like flags inside a quoted value.
