@@ -65,6 +65,8 @@ class SkyPilot(Resources):
 def task(command: Sequence[str], sky: SkyPilot) -> dict[str, Any]:
   """The task, as an object."""
   accelerators = {} if sky.accelerator == "cpu" else {"accelerators": sky.accelerator}
+  if sky.extra == "tpu":  # SkyPilot's own default is the v5p's image on every v5
+    accelerators["accelerator_args"] = {"runtime_version": vm_type(sky.accelerator.removeprefix("tpu-")).runtime}
   return {
     "name": sky.name,
     "workdir": ".",

@@ -21,6 +21,7 @@ SCHEMA = {
   "num_nodes": int,
   "resources": {
     "accelerators": str,
+    "accelerator_args": {"runtime_version": str},
     "infra": str,
     "use_spot": bool,
     "job_recovery": {"strategy": str, "max_restarts_on_errors": int, "recover_on_exit_codes": list},
@@ -91,8 +92,12 @@ def test_nodes_are_told_who_they_are(node):
   assert node(["bash", "-c", shell, "x", "it's $5"], rank=1) == (0, [f"1 of 2 at 10.0.0.1:{skypilot.PORT}, it's $5"])
 
 
-def test_a_tpus_hosts_are_left_to_jax(node):
+def test_a_tpus_hosts_are_left_to_jax():
   assert "JAX_" not in run(WORDS, TPU)
+
+
+def test_a_tpu_has_its_own_image():
+  assert task(WORDS, TPU)["resources"]["accelerator_args"] == {"runtime_version": "v2-alpha-tpuv5-lite"}
 
 
 def test_runs_lie_in_the_bucket(node, in_directory):
