@@ -22,7 +22,7 @@ copy() (
   gcloud compute tpus tpu-vm scp gan.tar.gz gan: --worker=all --quiet --zone=us-east5-a
 )
 prepare() {
-  gcloud compute tpus tpu-vm ssh gan --worker=all --quiet --command='set -e; mkdir -p flagship/runs; cd flagship; tar xzf ../gan.tar.gz; mountpoint -q runs || gcsfuse --implicit-dirs my-runs runs; python3 -m pip install --quiet --user uv; python3 -m uv venv --quiet --allow-existing --python=3.12 .venv; python3 -m uv pip install --quiet --constraint constraints.txt --editable '"'"'.[text,tpu]'"'"'' --zone=us-east5-a
+  gcloud compute tpus tpu-vm ssh gan --worker=all --quiet --command='set -e; mkdir -p flagship/runs; cd flagship; tar xzf ../gan.tar.gz; mountpoint -q runs || gcsfuse --implicit-dirs my-runs runs; PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv; python3 -m uv venv --quiet --allow-existing --python=3.12 .venv; python3 -m uv pip install --quiet --constraint constraints.txt --editable '"'"'.[text,tpu]'"'"'' --zone=us-east5-a
 }
 run() {
   gcloud compute tpus tpu-vm ssh gan --worker=all --quiet --command='cd flagship || exit 2; if [ -s pid ] && kill -TERM "$(cat pid)" 2> /dev/null; then timeout 300 tail --pid="$(cat pid)" -f /dev/null; fi; echo $$ > pid; . .venv/bin/activate; exec python -m experiments.gan --config=cifar10_sngan' --zone=us-east5-a
