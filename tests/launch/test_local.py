@@ -227,3 +227,24 @@ def test_what_is_wrong_is_one_line(capfd, words, said):
   code, out, err = ran(capfd, *words)
   assert (code, out, len(err)) == (2, [], 1)
   assert said in err[0]
+
+
+@pytest.mark.slow
+def test_an_experiment_is_stopped_and_goes_on(tmp_path):
+  """Two processes of two devices each; the second start ends with the result."""
+  flags = ["--config=iris", "--workdir=run", "--run.steps=1500", "--run.eval_every=1500"]
+  words = ["--processes=2", "--devices_per_process=2", "--", "python", "-m", "experiments.mlp", *flags]
+  first = start(tmp_path, *words)
+  while "step " not in first.stdout.readline():
+    assert first.poll() is None
+  first.send_signal(signal.SIGTERM)
+  rest, err = first.communicate(timeout=120)
+  assert first.returncode == 75, err
+  assert "is saved" in rest
+  saved = int(rest.split("step ")[-1].split(" is saved")[0].replace(",", ""))
+  assert 0 < saved < 1500
+  second = start(tmp_path, *words, "--run.log_every=1000")
+  out, err = second.communicate(timeout=200)
+  assert second.returncode == 0, err
+  assert f"going on from step {saved}" in out.replace(",", "")
+  assert (tmp_path / "run" / "result.json").exists()
