@@ -78,6 +78,7 @@ def prepare() -> None:
   """Sets what `aot` wants of the environment. Nothing on this machine's own accelerators can run afterwards."""
   os.environ.update(aot.ENVIRONMENT)
   jax.config.update("jax_platforms", "cpu")
+  jax.config.update("jax_enable_compilation_cache", False)  # of others' programs, which cannot be loaded here
 
 
 def _cpu(name: str, size: str) -> Target:

@@ -11,6 +11,7 @@ from research.errors import UserError
 from research.kernels import choice
 from research.parallel import topology
 
+pytestmark = pytest.mark.aot
 GPT = importlib.import_module("experiments.gpt.__main__").EXPERIMENT
 SMALL = [
   f"--data.source=text:{__file__}", "--data.batch_size=32", "--model.layers=2", "--model.width=256", "--model.heads=4",
@@ -30,7 +31,7 @@ def pod():
 
 
 def test_an_fsdp_step_on_sixteen_chips(pod):
-  found = facts_of(pod, "--parallel.strategy=fsdp")
+  found = facts_of(pod, "--parallel.strategy=fsdp", "--model.context=1024")
   assert found["devices"]["count"] == 16
   assert found["device memory"]["fits"] is True
   assert found["device memory"]["capacity"] == 16e9
