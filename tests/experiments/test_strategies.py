@@ -178,3 +178,30 @@ def test_what_cannot_be_laid_out_is_one_line(flags, said, tmp_path, capsys):
   assert error.count("\n") == 1, error
   assert said in error
   assert not workdir.exists()
+
+
+def test_auto_takes_the_fastest_of_those_that_it_has_told(tmp_path):
+  definition = importlib.import_module("experiments.mlp.__main__").EXPERIMENT
+  said = []
+  flags = ["--data.source=sklearn:digits", "--model.widths=16", "--data.batch_size=16", "--parallel.strategy=auto"]
+  job = make_job(definition, command.read(definition, flags).config, said.append)
+  told = {line.split()[1]: float(line.split(": ")[2].split()[0]) for line in said[:-1]}  # strategy: least milliseconds
+  assert {"dp", "fsdp", "tp"} <= told.keys()
+  assert not {"sp", "pp", "ep"} & told.keys()  # of which the model has nothing to divide
+  assert said[-1].endswith("is the fastest that fits")
+  assert told[job.layout.strategy] == min(told.values())
+  assert job.config.parallel.strategy == job.layout.strategy != "auto"
+
+
+def test_preflight_for_what_is_not_here_or_nowhere(capsys, in_directory):
+  definition = importlib.import_module("experiments.mlp.__main__").EXPERIMENT
+  line = ["preflight", "--config=iris", "--data.batch_size=16"]
+  assert command.main(definition, [*line, "--topology=v5f:4x4"]) == 2
+  error = capsys.readouterr().err
+  assert error.startswith("preflight: no chip 'v5f' in --topology=v5f:4x4 (did you mean v5p?)")
+  assert error.count("\n") == 1
+  assert command.main(definition, [*line, "--topology=cpu:4", "--parallel.strategy=fsdp"]) == 0
+  assert "4 × cpu of cpu:4, data:4, fsdp by jit" in capsys.readouterr().out
+  assert command.main(definition, ["--config=iris", "--topology=cpu:4"]) == 2
+  assert "--topology=cpu:4 belongs to the command preflight" in capsys.readouterr().err
+  assert not list(in_directory.iterdir())
