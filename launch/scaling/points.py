@@ -74,7 +74,7 @@ def run_all(
     UserError: the folder is another study's, in use, or cannot be written.
     Stopped: a point exited with 75.
   """
-  with _owned(folder):
+  with owned(folder):
     known = {row["name"]: row for row in read(folder / FILE)}
     _check_same(points, known, folder)
     waiting = [point for point in points if point.name not in known or (retry and not known[point.name]["ok"])]
@@ -157,7 +157,8 @@ def write_csv(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _owned(folder: Path) -> Iterator[None]:
+def owned(folder: Path) -> Iterator[None]:
+  """Keeps other processes out of a study's folder, which is made."""
   try:
     folder.mkdir(parents=True, exist_ok=True)
     lock = open(folder / "lock", "a")  # noqa: SIM115  it is held as long as the study
