@@ -249,7 +249,9 @@ def conclude(request: Request, study: Study) -> None:
   if rows and rows[0]["value"] is not None:
     best = rows[0]
     swept = " ".join(f"--{each}={value}" for each, value in best["flags"].items())
-    say(f"best: {best['name']}, {metric} {best['value']:.6g} at step {best['best_step']:,}: {swept}")
+    so_far = "" if best["state"] == "done" else " so far"
+    told = f"{metric} {best['value']:.6g} at step {best['best_step']:,}"
+    say(f"best{so_far}: {best['name']}, {told}: {swept}")
   say(" ".join(map(str, made)))
 
 
