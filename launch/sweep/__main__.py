@@ -9,7 +9,6 @@ Flags that are not the sweep's own go to every run. The same command goes on whe
 """
 
 import dataclasses
-import importlib
 import json
 import shlex
 import shutil
@@ -22,11 +21,11 @@ from typing import Any
 from experiments import command, flags
 from experiments.manual import flag_lines
 from experiments.schema import flag
+from launch.experiment import find
 from launch.scaling.points import owned
 from launch.sweep import grammar, running, table
 from launch.sweep.study import METHODS, PRUNING, Study, choice, name
 from research.errors import UserError
-from research.nearest import hint
 from research.report.atomic import write_atomically
 from research.signals import StopRequest
 from research.streams import say_what_can_be_said
@@ -151,14 +150,6 @@ def read(arguments: Sequence[str]) -> Request:
     },
   }
   return Request(options, space, tuple(rest), about)
-
-
-def find(experiment: str) -> command.Definition:
-  """The experiment of that name."""
-  names = [path.parent.name for path in Path(command.__file__).parent.glob("*/__main__.py")]
-  if experiment not in names:
-    raise UserError(f"sweep: no experiment {experiment!r}{hint(experiment, names)}")
-  return importlib.import_module(f"experiments.{experiment}.__main__").EXPERIMENT
 
 
 def _check(definition: command.Definition, options: Sweep, rest: Sequence[str], each: Mapping[str, str]) -> Any:
