@@ -50,7 +50,8 @@ def test_a_flag_against_the_metric():
 
 
 def test_two_flags_as_a_map():
-  axes, _ = plots.heat_figure(ROWS, [RATES, NAMES], "validation/loss").axes
+  again = row("1e-2", "adamw", [0.6])  # drawn twice; the better one is shown
+  axes, _ = plots.heat_figure([*ROWS[:3], again, ROWS[3]], [RATES, NAMES], "validation/loss").axes
   cells = np.ma.filled(axes.images[0].get_array(), np.nan)
   np.testing.assert_allclose(cells, [[0.4, np.nan], [0.1, 0.7], [np.nan, 3.0]])
   texts = {text.get_position(): text.get_text() for text in axes.texts}
