@@ -43,7 +43,7 @@ def pace(row: Row) -> float:
 
 def time_figure(rows: Sequence[Row]):
   """Step time, throughput and efficiency over devices, each with what n times the devices promise, dashed; of a
-  CPU's virtual devices also what is possible where all of them are the same cores, dotted."""
+  CPU's virtual devices also what dividing would give if it cost nothing, dotted: they are the same cores."""
   figure = pictures.new_figure(11.4, 3.9)
   lines = curves(rows)
   tokens = all("tokens_per_s" in row for row in rows)
@@ -65,7 +65,7 @@ def time_figure(rows: Sequence[Row]):
     times = [count / first["devices"] for count in counts]
     promises = {"ideal": ("--", times)}
     if first["device"] == "cpu":
-      promises["the same cores"] = (":", [1.0] * len(times))
+      promises["no cost on the same cores"] = (":", [1.0] * len(times))
     for name, (style, speeds) in promises.items():
       work = times if first["mode"] == "weak" else [1.0] * len(times)
       drawn = [

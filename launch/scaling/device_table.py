@@ -18,30 +18,24 @@ from research.report.measures import say_number
 
 COLUMNS = (
   "name", "kind", "topology", "devices", "mesh", "strategy", "mode", "batch", "step_ms", "least_ms", "greatest_ms",
-  "groups", "examples_per_s", "tokens_per_s", "efficiency", "compile_s", "memory_bytes", "peak_bytes", "sent_bytes",
+  "groups", "examples_per_s", "tokens_per_s", "efficiency", "others", "compile_s", "memory_bytes", "peak", "sent_bytes",
   *KINDS, "estimate_ms", "bound", "mfu", "predicted_mfu", "chip", "reason",
 )  # fmt: skip
 
 
-def numbers(
-  facts: Mapping[str, Any], seconds: Sequence[float], about: Mapping[str, Any], peak: int | None = None
-) -> dict[str, Any]:
+def numbers(facts: Mapping[str, Any], seconds: Sequence[float], about: Mapping[str, Any]) -> dict[str, Any]:
   """A row's numbers.
 
   Args:
     facts: what preflight says, in bytes, FLOPs and seconds.
     seconds: of an update, in each timed group; empty where nothing was timed.
     about: the point's columns.
-    peak: bytes that a device had in use at most, where that is known.
   """
   guess, batch = facts["estimate"], about["batch"]
   sent = dict.fromkeys(KINDS, 0.0)
   for each in facts["collectives"]:
     sent[each["kind"]] += each["sent"]
-  step = statistics.median(seconds) if seconds else None
-  pace = step or guess["seconds"]  # of a compiled point, at most
   row = {
-    "examples_per_s": batch / pace,
     "compile_s": facts["compiled in seconds"],
     "memory_bytes": facts["device memory"]["total"],
     "memory": {
@@ -57,15 +51,44 @@ def numbers(
     "device": facts["devices"]["kind"],
   }
   if length := _tokens(facts["run"]["batch"]):
-    row["tokens_per_s"] = batch * length / pace
-  if peak is not None:
-    row["peak_bytes"] = peak
-  if step:
-    row |= {"step_ms": 1000 * step, "least_ms": 1000 * min(seconds), "greatest_ms": 1000 * max(seconds),
-            "groups": len(seconds)}  # fmt: skip
-    if guess["mfu"] is not None:
-      row["mfu"] = guess["mfu"] * guess["seconds"] / step
-  return row
+    row["tokens"] = batch * length
+  return row | _times(row, batch, seconds)
+
+
+def _times(row: Mapping[str, Any], batch: int, seconds: Sequence[float]) -> dict[str, Any]:
+  """What follows from the groups' times; where there are none, the pace that the estimate allows at most."""
+  step = statistics.median(seconds) if seconds else row["estimate_ms"] / 1000
+  found: dict[str, Any] = {"examples_per_s": batch / step}
+  if "tokens" in row:
+    found["tokens_per_s"] = row["tokens"] / step
+  if seconds:
+    found |= {"timed_ms": [1000 * each for each in seconds], "step_ms": 1000 * step, "groups": len(seconds),
+              "least_ms": 1000 * min(seconds), "greatest_ms": 1000 * max(seconds)}  # fmt: skip
+    if row["predicted_mfu"] is not None:
+      found["mfu"] = row["predicted_mfu"] * row["estimate_ms"] / found["step_ms"]
+  return found
+
+
+def in_one(rows: Sequence[Row]) -> list[Row]:
+  """A row for each point, from those of its rounds: the times of all, and the estimate of the moment that had the
+  highest peaks. A point has failed that has failed in every round."""
+  rounds: dict[str, list[Row]] = {}
+  for row in rows:
+    rounds.setdefault(row.get("again", row["name"]), []).append(row)
+  return [_in_one(each) for each in rounds.values()]
+
+
+def _in_one(rounds: Sequence[Row]) -> Row:
+  done = [row for row in rounds if row["ok"]]
+  if len(done) < 2:
+    return {**(done or rounds)[0], "name": rounds[0]["name"]}
+  calm = min(done, key=lambda row: row["estimate_ms"])
+  seconds = [each / 1000 for row in done for each in row["timed_ms"]]
+  more = {"peak": max(row["peak"] for row in done)} if all("peak" in row for row in done) else {}
+  if all("others" in row for row in done):
+    more["others"] = statistics.mean(row["others"] for row in done)
+  more["compile_s"] = min(row["compile_s"] for row in done)
+  return {**calm, **_times(calm, calm["batch"], seconds), **more, "name": rounds[0]["name"]}
 
 
 def _tokens(batch: Mapping[str, str]) -> int:
@@ -132,9 +155,13 @@ def page(rows: Sequence[Row], line: str, pictures: Sequence[str] = ()) -> str:
     lines += [f"Measured on {' and '.join(kinds)}; milliseconds are the median of the groups (least – greatest)."]
     if "cpu" in kinds:
       lines += [
-        "The devices of a CPU are virtual: they share its cores, so no number of them can be faster than all cores",
-        "are on one. Efficiency shows here what dividing the work costs, and no gain.",
+        "The devices of a CPU are virtual and share its cores: an efficiency of 1 ÷ devices says that dividing",
+        "the work cost nothing, and more than that, that one device had left cores idle. It tells nothing of",
+        "accelerators.",
       ]
+    others = [row["others"] for row in measured if "others" in row]
+    if others:
+      lines += [f"Other processes had {min(others):.1f} to {max(others):.1f} of the machine's cores meanwhile."]
     lines += ["", *_measured_table(measured), ""]
   if compiled:
     lines += ["Compiled ahead for chips that are not here, and not run: milliseconds are the least that an update",

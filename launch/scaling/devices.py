@@ -41,6 +41,7 @@ class Devices:
   python: str = flag("", "the interpreter of compiled points, where libtpu is; empty: this one")
   groups: int = flag(5, "timed groups of updates of a point", low=1)
   seconds: float = flag(5.0, "of timing at least, in all groups of a point together", low=0.0)
+  rounds: int = flag(1, "how often the points are gone through; a point's numbers are of all its rounds", low=1)
   timeout: float = flag(0.0, "the longest that a point may take, in seconds; 0: as long as it likes", low=0.0)
   workdir: str = flag("", "where points and logs are kept; empty: runs/devices-EXPERIMENT-MODE")
   report: str = flag("", "where tables and pictures go; empty: --workdir")
@@ -74,10 +75,10 @@ def main(arguments: Sequence[str]) -> int:
     return 0
   rest, own = command.split_off(Devices, arguments)
   study, _ = flags.parse(Devices, own)
-  wanted = plan(study, rest)
+  wanted = [again(point, place) for place in range(1, study.rounds + 1) for point in plan(study, rest)]
   report = Path(study.report).expanduser() if study.report else study.folder
   rows = points.run_all(wanted, study.folder, found, say=say, retry=study.retry, timeout_s=study.timeout or None)
-  rows = device_table.with_efficiency(rows)
+  rows = device_table.with_efficiency(device_table.in_one(rows))
   for path in device_table.write(report, rows, " ".join(["python -m launch.scaling devices", *arguments])):
     say(str(path))
   return 0
@@ -112,6 +113,13 @@ def plan(study: Devices, rest: Sequence[str]) -> list[points.Point]:
     point = _measured(study, rest, config, strategy, mesh)
     made[point.name] = point
   return list(made.values())
+
+
+def again(point: points.Point, place: int) -> points.Point:
+  """The point in that round; compiling once is enough."""
+  if place == 1 or point.about["kind"] == "compiled":
+    return point
+  return dataclasses.replace(point, name=f"{point.name}-round{place}", about={**point.about, "again": point.name})
 
 
 def _measured(study: Devices, rest: Sequence[str], config: Any, strategy: str, mesh: str) -> points.Point:
@@ -154,7 +162,8 @@ def found(point: points.Point, printed: str) -> dict[str, Any]:
   """What a point's JSON says, as the numbers of a row. Raises ValueError where there is none."""
   told = json.loads(printed[printed.index("{") :])
   facts = told["facts"] if point.about["kind"] == "measured" else told
-  return device_table.numbers(facts, told.get("seconds", []), point.about, told.get("peak"))
+  extra = {key: told[key] for key in ("peak", "others") if told.get(key) is not None}
+  return device_table.numbers(facts, told.get("seconds", []), point.about) | extra
 
 
 def say(line: str) -> None:

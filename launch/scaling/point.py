@@ -81,9 +81,12 @@ def measure(asked: Measure, rest: Sequence[str]) -> dict[str, Any]:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     job = make_job(definition, request.config, lambda line: print(line, file=sys.stderr))
     facts = preflight.facts(job)
+    busy = Busy()
     seconds = list(timed(one_call(job), asked.groups, asked.seconds, jax.block_until_ready))
+    others = busy.others()
   facts.pop("parameters")
-  return {"facts": facts, "seconds": [each / job.plan.steps_per_call for each in seconds], **_memory(jax)}
+  seconds = [each / job.plan.steps_per_call for each in seconds]
+  return {"facts": facts, "seconds": seconds, "others": others, **_memory(jax)}
 
 
 def one_call(job: "Job") -> Callable[[], Any]:
@@ -125,6 +128,31 @@ def timed(
       before = now
     wait(before)
     yield (clock() - began) / each
+
+
+class Busy:
+  """How many of this machine's cores other processes had since it was made: what makes times doubtful."""
+
+  def __init__(self) -> None:
+    self._began = self._now()
+
+  def others(self) -> float | None:
+    """Cores, on average; None where the system does not say."""
+    now = self._now()
+    if now is None or self._began is None:
+      return None
+    wall, everyone, own = (after - before for after, before in zip(now, self._began, strict=True))
+    return max(0.0, (everyone - own) / max(wall, 1e-9))
+
+  @staticmethod
+  def _now() -> tuple[float, float, float] | None:
+    """Seconds: of the clock, of all processes on all cores, and of this process."""
+    try:
+      with open("/proc/stat", encoding="ascii") as file:
+        user, nice, system = (int(each) for each in file.readline().split()[1:4])
+    except (OSError, ValueError):
+      return None
+    return time.monotonic(), (user + nice + system) / os.sysconf("SC_CLK_TCK"), time.process_time()
 
 
 def _memory(jax: Any) -> Mapping[str, int]:

@@ -102,7 +102,22 @@ def test_a_rows_numbers():
   assert (found["sent_bytes"], found["all-reduce"], found["reduce-scatter"]) == (1e6 + 1, 1e6, 0)
   assert found["mfu"] == pytest.approx(0.5)  # as long as estimated: the share that was estimated
   slower = device_table.numbers(facts(4, 0.1), [0.2], {"batch": 16})
+  assert "step_ms" not in device_table.numbers(facts(4, 0.1), [], {"batch": 16})
   assert slower["mfu"] == pytest.approx(0.25)
+
+
+def test_a_points_rounds_are_one_row():
+  first, second = row(2, "dp", 0.2), row(2, "dp", 0.1)
+  failed = row(2, "dp", 0.1, ok=False)
+  for place, each in enumerate((second, failed), start=2):
+    each |= {"again": first["name"], "name": f"{first['name']}-round{place}"}
+  (found,) = device_table.in_one([first, second, failed])
+  assert found["name"] == first["name"]
+  assert (found["least_ms"], found["greatest_ms"], found["groups"]) == pytest.approx((90, 240, 6))
+  assert found["step_ms"] == pytest.approx((120 + 180) / 2)  # of 90, 100, 120, 180, 200, 240
+  assert found["examples_per_s"] == pytest.approx(16 / 0.15)
+  assert found["mfu"] == pytest.approx(0.5 * 0.1 / 0.15)  # by the estimate with the highest peaks
+  assert [each["ok"] for each in device_table.in_one([first, failed])] == [True]
 
 
 def test_efficiency_is_against_the_fewest_devices_of_the_same_strategy_and_kind():
