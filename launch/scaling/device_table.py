@@ -5,7 +5,6 @@ devices, T₁ ÷ Tₙ. It compares measured points with measured ones, and estim
 """
 
 import math
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,8 +49,8 @@ def numbers(facts: Mapping[str, Any], seconds: Sequence[float], about: Mapping[s
     "chip": guess["chip"]["name"],
     "device": facts["devices"]["kind"],
   }
-  if length := _tokens(facts["run"]["batch"]):
-    row["tokens"] = batch * length
+  if facts["run"]["tokens"]:
+    row["tokens"] = facts["run"]["tokens"]
   return row | _times(row, batch, seconds)
 
 
@@ -89,12 +88,6 @@ def _in_one(rounds: Sequence[Row]) -> Row:
     more["others"] = statistics.mean(row["others"] for row in done)
   more["compile_s"] = min(row["compile_s"] for row in done)
   return {**calm, **_times(calm, calm["batch"], seconds), **more, "name": rounds[0]["name"]}
-
-
-def _tokens(batch: Mapping[str, str]) -> int:
-  """Tokens of an example as the batch has them, from int32[16, 129]; 0 of batches without any."""
-  shape = re.search(r"\[\d+, (\d+)\]", batch.get("tokens", ""))
-  return int(shape[1]) if shape else 0
 
 
 def efficiency(mode: str, first: tuple[float, int], here: tuple[float, int]) -> float:

@@ -76,7 +76,7 @@ def test_a_cpu_becomes_as_many_devices_as_the_point_has_whatever_was_asked_for(m
 
 def facts(devices, seconds=0.1, sent=0.0, chip="v5e", mfu=0.5):
   return {
-    "run": {"batch": {"tokens": "int32[16, 129]"}},
+    "run": {"tokens": 16 * 128},
     "devices": {"kind": chip},
     "device memory": {"parameters": 8e6 / devices, "optimizer": 2e6, "total": 1e7, "capacity": 1.6e10, "fits": True},
     "FLOPs": {"model": 1e9},
@@ -98,7 +98,7 @@ def row(devices, strategy, seconds, mode="strong", kind="measured", ok=True, chi
 def test_a_rows_numbers():
   found = row(4, "dp", 0.2)
   assert (found["step_ms"], found["least_ms"], found["greatest_ms"]) == pytest.approx((200, 180, 240))
-  assert (found["examples_per_s"], found["tokens_per_s"]) == pytest.approx((16 / 0.2, 16 * 129 / 0.2))
+  assert (found["examples_per_s"], found["tokens_per_s"]) == pytest.approx((16 / 0.2, 16 * 128 / 0.2))
   assert (found["sent_bytes"], found["all-reduce"], found["reduce-scatter"]) == (1e6 + 1, 1e6, 0)
   assert found["mfu"] == pytest.approx(0.5)  # as long as estimated: the share that was estimated
   slower = device_table.numbers(facts(4, 0.1), [0.2], {"batch": 16})
