@@ -216,7 +216,7 @@ def parse(schema: type[T], arguments: Sequence[str]) -> tuple[T, list[str]]:
   try:
     words = known(["", *arguments])[1:]
   except flags.UnrecognizedFlagError as error:
-    hint = _nearest(error.flagname, list(known))
+    hint = nearest(error.flagname, list(known))
     raise UserError(f"flags: no flag --{error.flagname}{hint}; --help lists them") from error
   except flags.Error as error:
     raise UserError(f"flags: {_plain(str(error))}") from error
@@ -225,7 +225,7 @@ def parse(schema: type[T], arguments: Sequence[str]) -> tuple[T, list[str]]:
   return config, words
 
 
-def _nearest(name: str, names: list[str]) -> str:
+def nearest(name: str, names: list[str]) -> str:
   """' (did you mean --x?)' by the whole name, or by its last part: people forget the group."""
   by_last = {each.rpartition(".")[2]: each for each in reversed(names)}
   near = difflib.get_close_matches(name, names, 1, 0.75) or [

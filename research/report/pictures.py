@@ -139,13 +139,14 @@ def finish_axes(axes, measure: str, logarithmic: bool) -> None:
     axes.set_ylim(max(0, low), min(1, high))
   axes.set_xlim(left=0)
   axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-  axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _place: _tick(measure, value)))
+  axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _place: tick(measure, value)))
   axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _place: say_number(value)))
   axes.set_title(measure.replace("_", " "))
   axes.set_xlabel("step")
 
 
-def _tick(measure: str, value: float) -> str:
+def tick(measure: str, value: float) -> str:
+  """A number on the axis of a measure: 90% of an accuracy."""
   return with_minus(f"{100 * value:.6g}%" if is_share(measure) else f"{value:.6g}")
 
 
