@@ -24,6 +24,7 @@ from research.errors import UserError
 from research.kernels import choice
 from research.models.table import parameter_count
 from research.nearest import hint
+from research.profiling import Profile
 from research.report import Report, measures, rebuild, record
 from research.signals import StopRequest
 from research.task import State
@@ -121,7 +122,7 @@ def _train(
   start = checkpoints.latest
   state = origin.begin(job.initial_state(), first) if start is None else checkpoints.restore(start, abstract)
   start = start or 0
-  forms = call.forms()
+  forms, update = call.forms(), job.one_update(call)
   _write_provenance(request, job, abstract, forms)
 
   headline = getattr(job.task.judge, "headline", None) or _headline(job)
@@ -141,11 +142,12 @@ def _train(
     scores = selection.from_records(plan.best_metric, earlier) if plan.best_metric else []
     sample_key, shown = jax.random.key(config.seed), SAMPLES[job.task.sampled]
     try:
-      state = loop.fit(
-        plan, state, call, job.data.train, lambda state: job.scores(state, watched),
-        checkpoints=checkpoints, report=report, scores=scores, stop=stop,
-        sample=None if job.task.sample is None else lambda state: job.task.sample(state, sample_key, shown),
-      )  # fmt: skip
+      with Profile(plan.profile, workdir / "profile", call.text, report.note) as profile:
+        state = loop.fit(
+          plan, state, call, job.data.train, lambda state: job.scores(state, watched),
+          checkpoints=checkpoints, report=report, scores=scores, stop=stop, update=update, profile=profile,
+          sample=None if job.task.sample is None else lambda state: job.task.sample(state, sample_key, shown),
+        )  # fmt: skip
     except loop.BadNumbers as error:
       report.note(f"{error}: stopped; try a smaller --optim.learning_rate, or --optim.clip_norm=1")
       rebuild(workdir, note=report.note)

@@ -130,7 +130,11 @@ def language_modelling(
     variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), tokens)
     return training_flops(functools.partial(model.apply, train=False), variables, tokens)
 
-  return Task(init, step, evaluate, summary, sample=sample, flops=flops, axes=axes)
+  def tokens(batch: Batch) -> int:
+    examples, window = batch["tokens"].shape
+    return examples * (window - 1)
+
+  return Task(init, step, evaluate, summary, sample=sample, flops=flops, tokens=tokens, axes=axes)
 
 
 def parts(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array | None]:

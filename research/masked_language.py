@@ -124,7 +124,10 @@ def masked_language_modelling(
     variables = jax.eval_shape(initialize, jax.random.key(0), tokens_BL, places_BK)
     return training_flops(guess, variables, tokens_BL, places_BK)
 
-  return Task(init, step, evaluate, summary, flops=flops, axes=axes)
+  def tokens(batch: Batch) -> int:
+    return math.prod(batch["tokens"].shape)
+
+  return Task(init, step, evaluate, summary, flops=flops, tokens=tokens, axes=axes)
 
 
 def summary(sums: Mapping[str, Any]) -> dict[str, float]:
