@@ -5,20 +5,23 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from experiments import inputs
 from experiments.command import Definition
 from experiments.schema import Experiment
-from research import loop, steps
+from research import loop, steps, throughput
 from research.data.splits import Splits
 from research.errors import UserError
 from research.parallel.mesh import make_mesh
+from research.parallel.peak import peak_flops
 from research.parallel.tables import Layout
 from research.parallel.topology import Target
-from research.task import State, Sums, Task
+from research.task import Batch, State, Sums, Task
 
 MOST_STEPS = 2**31 - 1  # the state's step is an int32
 MOST_EVALUATIONS = 20  # in a run that does not say how often
@@ -58,6 +61,25 @@ class Job:
       self.layout,
       self.plan.steps_per_call,
       abstract=self.abstract_state,
+    )
+
+  def _first_batch(self, given: Any) -> Batch:
+    return self.data.augment(self.data.train.batch(given, jnp.int32(0)), jax.random.key(0))
+
+  def one_update(self, call: steps.TrainingCall) -> throughput.Update:
+    """What speeds are computed from. Its FLOPs are counted while `call` compiles; a peak that is not known yet is
+    measured once it has."""
+    batch = jax.eval_shape(self._first_batch, self.data.train.inputs(0))
+    self.data.train.close()
+    task, devices = self.task, self.mesh.size
+    flops = task.flops(batch) if task.flops is not None else 0.0
+    dtype = getattr(getattr(self.config, "model", None), "dtype", "float32")
+    return throughput.Update(
+      examples=self.config.data.batch_size,
+      devices=devices,
+      tokens=task.tokens(batch) if task.tokens is not None else 0,
+      flops=flops,
+      peak=peak_flops(devices, dtype, call.text) if flops else 0.0,
     )
 
   @functools.cached_property
@@ -124,6 +146,8 @@ def make_plan(config: Experiment, size: int) -> loop.Plan:
   total = run.steps or math.ceil(run.epochs * per_epoch)
   if total > MOST_STEPS:
     raise UserError(f"flags: --run.epochs={run.epochs:g} are {total:,} updates; at most {MOST_STEPS:,} can be counted")
+  if run.profile and run.profile[1] > total:
+    raise UserError(f"flags: --run.profile_steps={run.profile_steps} ends after the run, which has {total:,} updates")
   eval_every = run.eval_every or math.ceil(per_epoch * max(1, math.ceil(total / per_epoch / MOST_EVALUATIONS)))
   return loop.Plan(
     total_steps=total,
@@ -133,4 +157,5 @@ def make_plan(config: Experiment, size: int) -> loop.Plan:
     steps_per_call=run.steps_per_call,
     best_metric=run.best_metric,
     patience=run.patience,
+    profile=run.profile,
   )

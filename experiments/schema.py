@@ -56,6 +56,25 @@ class Run:
   best_metric: str = flag("", "metric whose best checkpoint is restored at the end, such as validation/accuracy")
   patience: int = flag(0, "evaluations without a better --run.best_metric before stopping; 0: never", low=0)
   compilation_cache: bool = flag(True, "keep compiled programs for the next start", curve=False)
+  profile_steps: str = flag(
+    "", "FIRST:LAST, trace the updates from step FIRST to step LAST for XProf and the log; empty: none", curve=False
+  )
+
+  @property
+  def profile(self) -> tuple[int, int] | tuple[()]:
+    """--run.profile_steps as numbers. Raises UserError where they are none, or not in order."""
+    if not self.profile_steps:
+      return ()
+    ends = self.profile_steps.split(":")
+    if len(ends) != 2 or not all(end.isascii() and end.isdigit() for end in ends):
+      raise UserError(f"flags: --run.profile_steps={self.profile_steps} is not FIRST:LAST, two steps such as 10:15")
+    first, last = map(int, ends)
+    if first >= last:
+      raise UserError(
+        f"flags: --run.profile_steps={self.profile_steps} holds no update; {first}:{first + 5} would be five from step"
+        f" {first} on"
+      )
+    return first, last
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +203,7 @@ class Experiment:
       if operator.attrgetter(name)(self) != operator.attrgetter(name)(untouched):
         raise UserError(f"flags: --{name} {why}")
     choice.parse(self.kernels)
+    run.profile  # noqa: B018  raises where it is wrong
     if not run.steps and not run.epochs:
       raise UserError("flags: --run.steps and --run.epochs are both 0; give one of them")
     if data.batch_size % optim.micro_batches:

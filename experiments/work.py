@@ -26,6 +26,7 @@ from research.kernels import choice
 from research.models.table import parameter_count
 from research.nearest import hint
 from research.parallel.agreement import by_first, stop, together
+from research.profiling import Profile
 from research.report import Report, measures, rebuild, record
 from research.signals import StopRequest
 from research.task import State
@@ -127,7 +128,7 @@ def _train(
   start = by_first(lambda: checkpoints.latest)
   state = origin.begin(job.initial_state(), first) if start is None else checkpoints.restore(start, abstract)
   start = start or 0
-  forms = call.forms()
+  forms, update = call.forms(), job.one_update(call)
   by_first(lambda: _write_provenance(request, job, abstract, forms))
 
   headline = getattr(job.task.judge, "headline", None) or _headline(job)
@@ -146,11 +147,12 @@ def _train(
     scores = [(step, value) for step, value in scores]
     sample_key, shown = jax.random.key(config.seed), SAMPLES[job.task.sampled]
     try:
-      state = loop.fit(
-        plan, state, call, job.data.train, lambda state: job.scores(state, watched),
-        checkpoints=checkpoints, report=report, scores=scores, stop=stopping,
-        sample=None if job.task.sample is None else lambda state: job.task.sample(state, sample_key, shown),
-      )  # fmt: skip
+      with Profile(plan.profile, workdir / "profile", call.text, report.note) as profile:
+        state = loop.fit(
+          plan, state, call, job.data.train, lambda state: job.scores(state, watched),
+          checkpoints=checkpoints, report=report, scores=scores, stop=stopping, update=update, profile=profile,
+          sample=None if job.task.sample is None else lambda state: job.task.sample(state, sample_key, shown),
+        )  # fmt: skip
     except loop.BadNumbers as error:
       report.note(f"{error}: stopped; try a smaller --optim.learning_rate, or --optim.clip_norm=1")
       by_first(lambda: _rebuild(workdir, report))

@@ -132,7 +132,11 @@ def language_modelling(
     counted = training_flops(functools.partial(model.apply, train=False), variables, tokens)
     return counted - 3.0 * unasked(model.config, *tokens.shape)
 
-  return Task(init, step, evaluate, summary, sample=sample, flops=flops, axes=axes)
+  def tokens(batch: Batch) -> int:
+    examples, window = batch["tokens"].shape
+    return examples * (window - 1)
+
+  return Task(init, step, evaluate, summary, sample=sample, flops=flops, tokens=tokens, axes=axes)
 
 
 def parts(batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array | None]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import jax
 
-from research import selection
+from research import selection, throughput
 from research.checkpoint import Checkpoints
 from research.data.feeds import Feed
 from research.steps import TrainingCall
@@ -29,6 +29,13 @@ class Reporter(Protocol):
   def note(self, text: str) -> None: ...
 
 
+class Profiler(Protocol):
+  """What traces some of the updates; research.profiling.Profile is the one that does."""
+
+  def begin(self, step: int) -> None: ...
+  def end(self, step: int) -> None: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
   """When what happens, in updates."""
@@ -40,11 +47,14 @@ class Plan:
   steps_per_call: int = 1
   best_metric: str = ""
   patience: int = 0
+  profile: tuple[int, int] | tuple[()] = ()  # (first, last): the updates that start from first … last − 1 are traced
 
   def call_end(self, step: int) -> int:
-    """Where a call that starts at `step` ends: it never runs past an evaluation, a checkpoint or the end."""
+    """Where a call that starts at `step` ends: it never runs past an evaluation, a checkpoint, the end, or an end of
+    what is traced."""
     ends = [step + self.steps_per_call, self.total_steps]
     ends += [(step // every + 1) * every for every in (self.eval_every, self.checkpoint_every)]
+    ends += [edge for edge in self.profile if edge > step]
     return min(ends)
 
   def evaluates(self, step: int) -> bool:
@@ -55,7 +65,7 @@ class Plan:
 
   def pauses(self, step: int) -> bool:
     """Whether the host has to do more than dispatch and read."""
-    return self.evaluates(step) or self.saves(step)
+    return self.evaluates(step) or self.saves(step) or step in self.profile
 
   def logs(self, start: int, end: int) -> bool:
     """Whether the call from `start` to `end` reaches a line of metrics."""
@@ -78,6 +88,8 @@ def fit(
   scores: list[tuple[int, float]],
   sample: Callable[[State], Any] | None = None,
   stop: Callable[[], bool] = lambda: False,
+  update: throughput.Update | None = None,
+  profile: Profiler | None = None,
 ) -> State:
   """Trains from the state's step to the plan's end, or until patience runs out, or until `stop` says so.
 
@@ -92,23 +104,30 @@ def fit(
     scores: (step, value) of `plan.best_metric` so far, from before a restart; appended to.
     sample: state → pictures or text, at each evaluation.
     stop: asked between calls; a true answer saves and returns.
+    update: what speeds are computed from; without it they count examples alone.
+    profile: told where updates begin and end that the plan has traced, when none is under way.
 
   Raises:
     BadNumbers: a metric whose name ends in "loss", or the gradient, is NaN or infinite. No checkpoint is saved then.
   """
   start, step = int(state.step), int(state.step)
-  late = Late(report, feed.plan.batch_size, step)
+  late = Late(report, update or throughput.Update(feed.plan.batch_size), step)
   while step < plan.total_steps and not selection.exhausted(plan.best_metric, scores, plan.patience):
     pausing, stopping, is_best = False, False, False
+    if profile is not None:
+      profile.begin(step)
     with jax.transfer_guard("disallow"):  # entered once between two pauses: each time takes as long as a small dispatch
       while not pausing:
         end = plan.call_end(step)
-        state, metrics = call(state, feed.inputs(step), end - step)
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):  # a trace's steps; nothing where none is made
+          state, metrics = call(state, feed.inputs(step), end - step)
         late.read_then_hold(end, metrics, log=plan.logs(step, end))
         step, stopping = end, stop()
         pausing = plan.pauses(step) or stopping
 
     late.settle()  # a checkpoint's lines of metrics are on disk before it is, and its numbers are good
+    if profile is not None:
+      profile.end(step)
     if plan.evaluates(step):
       found = evaluate(state)
       report.evaluation(step, found)
@@ -139,8 +158,8 @@ def refuse_bad_numbers(step: int, scalars: Mapping[str, float]) -> None:
 class Late:
   """Metrics of the newest call, read only once the next one is on its way; and the speed between readings."""
 
-  def __init__(self, report: Reporter, batch_size: int, step: int):
-    self._report, self._batch_size = report, batch_size
+  def __init__(self, report: Reporter, update: throughput.Update, step: int):
+    self._report, self._update = report, update
     self._held, self._newest, self._compiled = None, {}, False
     self._last_step = self._since_step = step
     self._since_time = time.monotonic()
@@ -164,7 +183,8 @@ class Late:
     scalars = {f"train/{name}": float(value) for name, value in jax.device_get(metrics).items()}
     if self._compiled and step > self._since_step:
       seconds = time.monotonic() - self._since_time
-      scalars["train/examples_per_second"] = (step - self._since_step) * self._batch_size / seconds
+      scalars |= self._update.speeds(step - self._since_step, seconds)
+    scalars |= throughput.memory()
     self.pause()
     self._report.train(step, scalars)
     refuse_bad_numbers(step, {name: value for name, value in scalars.items() if name.endswith("loss")})

@@ -126,7 +126,10 @@ def masked_language_modelling(
     counted = training_flops(guess, variables, tokens_BL, places_BK)
     return counted - 3.0 * unasked(model.config, tokens_BL.shape[0], tokens_BL.shape[1] + 1)  # and [CLS]
 
-  return Task(init, step, evaluate, summary, flops=flops, axes=axes)
+  def tokens(batch: Batch) -> int:
+    return math.prod(batch["tokens"].shape)
+
+  return Task(init, step, evaluate, summary, flops=flops, tokens=tokens, axes=axes)
 
 
 def summary(sums: Mapping[str, Any]) -> dict[str, float]:

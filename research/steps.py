@@ -35,10 +35,12 @@ class TrainingCall:
   Attributes:
     program: (state, inputs, count) → the same, once it is compiled.
     forms: → {operation: form} of `research.kernels` in it, once it is traced; {} of one that is not compiled ahead.
+    text: → the compiled program in XLA's words, once it is compiled; "" of one that is not compiled ahead.
   """
 
   program: Callable[[State, Any, int], tuple[State, Metrics]]
   forms: Callable[[], dict[str, str]] = dict
+  text: Callable[[], str] = str
 
   def __call__(self, state: State, inputs: Any, count: int) -> tuple[State, Metrics]:
     return self.program(state, inputs, count)
@@ -107,8 +109,8 @@ def training_call(
   """
   if steps_per_call == 1:
     program = training_program(task, feed, transform, seed, layout, abstract)
-    compiled, forms = _begun(program, feed, abstract, begin)
-    return TrainingCall(lambda state, inputs, count: compiled()(state, inputs), forms)
+    compiled, *about = _begun(program, feed, abstract, begin)
+    return TrainingCall(lambda state, inputs, count: compiled()(state, inputs), *about)
 
   update = _update(task, feed, transform, seed, layout)
 
@@ -125,16 +127,16 @@ def training_call(
     return counts[count]
 
   program = jax.jit(updates, donate_argnums=0, out_shardings=(_shardings(abstract), layout.replicated))
-  compiled, forms = _begun(program, feed, abstract, begin, device_count(1))
-  return TrainingCall(lambda state, inputs, count: compiled()(state, inputs, device_count(count)), forms)
+  compiled, *about = _begun(program, feed, abstract, begin, device_count(1))
+  return TrainingCall(lambda state, inputs, count: compiled()(state, inputs, device_count(count)), *about)
 
 
 def _begun(
   program: jax.stages.Wrapped, feed: Feed, abstract: State, begin: bool, *more: jax.Array
-) -> tuple[Callable[[], Callable], Callable[[], dict[str, str]]]:
-  """Ways to the compiled program and to its kernels' forms; with `begin` a thread begins now."""
+) -> tuple[Callable[[], Callable], Callable[[], dict[str, str]], Callable[[], str]]:
+  """Ways to the compiled program, to its kernels' forms and to its text; with `begin` a thread begins now."""
   if not begin:
-    return lambda: program, dict
+    return lambda: program, dict, str
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), feed.inputs(0))
 
   def trace() -> tuple[jax.stages.Traced, dict[str, str]]:
@@ -144,7 +146,7 @@ def _begun(
   pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="compile")
   traced = pool.submit(choice.carried(trace))
   compiled = pool.submit(lambda: traced.result()[0].lower().compile())
-  return compiled.result, lambda: traced.result()[1]
+  return compiled.result, lambda: traced.result()[1], lambda: compiled.result().as_text()
 
 
 def training_program(

@@ -50,6 +50,7 @@ class Task:
       samples of different steps can be compared.
     sampled: what that count counts: "pictures" (or texts), or "points", all of which are in one picture.
     flops: batch → analytic model FLOPs of one step.
+    tokens: batch → how many tokens a model of text reads of it, padding included; None: examples are what counts.
     axes: batch → names of the axes of each parameter, a tree as `State.params` with a tuple of names for each array;
       what `parallel.tables` divides by. None: parameters stay whole.
     headline: the measure that a report shows first; "": accuracy where there are classes, else loss.
@@ -65,6 +66,7 @@ class Task:
   sample: Callable[[State, Key, int], Sample] | None = None
   sampled: str = "pictures"
   flops: Callable[[Batch], float] | None = None
+  tokens: Callable[[Batch], int] | None = None
   axes: Callable[[Batch], Any] | None = None
   headline: str = ""
 

@@ -6,11 +6,11 @@ It rounds for reading only; whatever is stored or compared keeps every digit, an
 import math
 from collections.abc import Sequence
 
-from research import selection
+from research import selection, throughput
 
 MINUS = "−"  # as wide as a plus sign; the hyphen of the keyboard is half of that
 _PLAIN = (
-  "learning_rate", "per_second", "epoch", "norm", "logit", "beta",
+  "learning_rate", "epoch", "norm", "logit", "beta",
   "distance_error",  # how far a kernel distance can be trusted
   "generator_loss", "discriminator_loss", "critic_loss",  # of a game: what one side wins the other loses
   "balance_loss", "kl", "density",  # best at 1, in balance with another term, and at about 1
@@ -21,14 +21,14 @@ BASELINES = {"seasonal_naive": "seasonal naive", "naive": "naive"}  # the beginn
 def is_share(name: str) -> bool:
   """Whether the metric is a share of 1 that reads best in per cent."""
   measure = name.rsplit("/", 1)[-1]
-  shares = {"accuracy", "precision", "recall", "f1", "coverage"}
+  shares = {"accuracy", "precision", "recall", "f1", "coverage", "mfu"}
   return measure == "high_quality" or not shares.isdisjoint(measure.split("_"))
 
 
 def is_plain(name: str) -> bool:
   """Whether no value of the metric is better than another: it tells how the run went, or what needs no learning scores,
   not how well."""
-  if is_floor(name) or is_baseline(name):
+  if is_floor(name) or is_baseline(name) or throughput.is_one(name):
     return True
   return name.endswith(_PLAIN)
 
@@ -69,9 +69,11 @@ def split_order(name: str) -> int:
 
 
 def say(name: str, value: float) -> str:
-  """`value` as a person reads it: 97.50% for an accuracy, four significant digits for all else."""
+  """`value` as a person reads it: 97.50% for an accuracy, 1.4 GiB of memory, four significant digits for all else."""
   if not math.isfinite(value):
     return "NaN" if math.isnan(value) else "∞" if value > 0 else f"{MINUS}∞"
+  if name.endswith("_bytes"):
+    return say_bytes(value)
   return with_minus(f"{100 * value:.2f}%") if is_share(name) else say_number(value)
 
 

@@ -9,9 +9,10 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 
-from research.report import alarms, findings, gallery, svg, tiles
+from research import throughput
+from research.report import alarms, findings, gallery, speed, svg, tiles
 from research.report.measures import best, say, say_number, split_order
-from research.report.panels import Panel, panels
+from research.report.panels import panels
 from research.report.run_directory import Run
 from research.report.style import CSS
 
@@ -24,7 +25,7 @@ def render(run: Run) -> str:
   """The whole page as HTML."""
   body = "".join([
     _header(run), _alarms(run), tiles.section(run), gallery.section(run), _charts(run),
-    findings.sections(run.predictions), _numbers(run), _flags(run), _environment(run),
+    findings.sections(run.predictions), speed.section(run), _numbers(run), _flags(run), _environment(run),
   ])
   return (
     '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -55,27 +56,15 @@ def _alarms(run: Run) -> str:
 
 
 def _charts(run: Run) -> str:
-  everything = panels(run.curves)
+  everything = [panel for panel in panels(run.curves) if not throughput.is_one(panel.name)]
   if not everything:
     return ""
   drawn = [line for panel in everything for line in panel.lines]
   keys = ["thin lines are single measurements, thick ones their running mean"] * any(line.smooth for line in drawn)
   keys += ["a ring marks the best"] * any(line.best for line in drawn)
   lead = f'<p class="lead">{"; ".join(keys).capitalize()}.</p>' if keys else ""
-  charts = "".join(_chart(panel, run.step) for panel in everything)
+  charts = "".join(svg.card(panel, run.step) for panel in everything)
   return f'<h2>Curves</h2>{lead}<div class="charts">{charts}</div>'
-
-
-def _chart(panel: Panel, last_step: int) -> str:
-  keys = "".join(
-    f'<span><i class="key-{svg.colour(line.name, place)}{" flat" if line.flat else ""}"></i>'
-    f"{html.escape(line.name)}</span>"
-    for place, line in enumerate(panel.lines)
-  )
-  scale = " (log)" if panel.logarithmic else ""
-  title = html.escape(panel.name.replace("_", " ")) + scale
-  return (f'<div class="card"><div class="head"><h3>{title}</h3><div class="legend">{keys}</div></div>'
-          f"{svg.curves(panel, last_step)}</div>")
 
 
 def _numbers(run: Run) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from research import throughput
 from research.report import forecasts, tables
 from research.report.atomic import cannot_write, write_atomically
 from research.report.measures import is_share, say_number, with_minus
@@ -41,7 +42,7 @@ def write_all(run: Run, folder: Path) -> list[Path]:
   Raises ImportError where matplotlib is missing, UserError where `folder` cannot be written.
   """
   wanted: dict[str, Callable] = {}
-  shown = panels(run.curves)
+  shown = [panel for panel in panels(run.curves) if not throughput.is_one(panel.name)]
   if shown:
     wanted["curves.png"] = lambda: curves_figure(shown)
   found = run.predictions or {}

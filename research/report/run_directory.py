@@ -24,6 +24,7 @@ class Run:
     defaults: the default of each flag for which one is known.
     environment: run.json; {} without one.
     result: result.json; {} while the run is not finished.
+    profile: profile/summary.json, what a trace of some updates said; {} without one.
     predictions: the arrays of predictions.npz, None without one.
     samples: the files under samples/, each kind's by step; "" is the main kind.
   """
@@ -35,6 +36,7 @@ class Run:
   defaults: dict[str, str]
   environment: dict
   result: dict
+  profile: dict
   predictions: predictions.Predictions | None
   samples: samples.Files
 
@@ -88,6 +90,7 @@ def open_run(path: Path, result: Mapping | None = None) -> Run:
     defaults=defaults,
     environment=environment,
     result=dict(result) if result is not None else _json(path / "result.json"),
+    profile=_json(path / "profile" / "summary.json"),
     predictions=predictions.read(path / "predictions.npz"),
     samples=samples.find(path / "samples"),
   )

@@ -42,6 +42,19 @@ def colour(name: str, place: int) -> int:
   return COLOURS.get(name, COLOURS.get(name.partition(" (")[0], 3 + place % 3))
 
 
+def card(panel: Panel, last_step: int) -> str:
+  """One panel with its title and its key, as HTML."""
+  keys = "".join(
+    f'<span><i class="key-{colour(line.name, place)}{" flat" if line.flat else ""}"></i>'
+    f"{html.escape(line.name)}</span>"
+    for place, line in enumerate(panel.lines)
+  )
+  scale = " (log)" if panel.logarithmic else ""
+  title = html.escape(panel.name.replace("_", " ")) + scale
+  return (f'<div class="card"><div class="head"><h3>{title}</h3><div class="legend">{keys}</div></div>'
+          f"{curves(panel, last_step)}</div>")
+
+
 def curves(panel: Panel, last_step: int = 0) -> str:
   """One panel as an <svg>: faint raw curves under their running means, a dot on each evaluation and on the best.
 

@@ -7,18 +7,18 @@ thread of its own.
 import collections
 import math
 import os
-import resource
 import shutil
 import sys
 import time
 from collections.abc import Mapping
 
+from research import throughput
 from research.report.measures import is_baseline, is_floor, say, say_bytes, say_seconds
 from research.streams import say_what_can_be_said
 
 _REDRAWS_PER_SECOND = 4
 _PLAIN_SECONDS = 5.0  # between two plain lines about training; evaluations are always told
-_LEAST_WANTED = ("memory", "speed", "loss", "metric", "left")  # in a narrow window, the first goes first
+_LEAST_WANTED = ("memory", "mfu", "speed", "loss", "metric", "left")  # in a narrow window, the first goes first
 _MOST_TOLD = 6  # numbers of an evaluation on a terminal's line, which should stay a line; the report has all
 _RATE_SECONDS = 20.0  # the window that the speed is measured over
 
@@ -48,24 +48,13 @@ class Pace:
     return (last - first) / (end - start) if last > first and end > start else None
 
 
-def peak_memory() -> str:
-  """The device's peak where it tells one, else the peak of this process: "1.4 GiB"."""
-  jax = sys.modules.get("jax")  # a report without jax must not import it
-  if jax is not None:
-    stats = jax.local_devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in stats:
-      return say_bytes(stats["peak_bytes_in_use"])
-  unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there and KiB here
-  return say_bytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
-
-
 class Terminal:
   """Shared state of both forms, and the silent form itself (`--quiet`)."""
 
   def __init__(self, total_steps: int, start_step: int, batch_size: int, headline: str):
     self.total, self.step, self.batch_size, self.headline = total_steps, start_step, batch_size, headline
     self.loss: tuple[str, float] | None = None  # of training, with its full name
-    self.examples_per_second: float | None = None
+    self.measured: dict[str, float] = {}  # speeds and memory, the newest of each
     self.metric: tuple[str, float] | None = None
     self.started = False
     self.pace = Pace()
@@ -91,8 +80,7 @@ class Terminal:
   def train(self, step: int, scalars: Mapping[str, float]) -> None:
     self.progress(step)
     self.loss = next((pair for pair in scalars.items() if pair[0].endswith("loss")), self.loss)
-    speeds = (value for name, value in scalars.items() if name.endswith("examples_per_second"))
-    self.examples_per_second = next(speeds, self.examples_per_second)
+    self.measured |= {name.rpartition("/")[2]: scalars[name] for name in scalars if throughput.is_one(name)}
 
   def evaluation(self, step: int, scalars: Mapping[str, float]) -> None:
     self.metric = self._pick(scalars) or self.metric
@@ -108,17 +96,27 @@ class Terminal:
     names = [self.headline] * (self.headline in scalars) + same + list(scalars)
     return (names[0], scalars[names[0]]) if names else None
 
-  def _speed(self) -> list[str]:
-    """["12,300 examples/s", "42 s left"], as far as known.
+  def _speed(self) -> dict[str, str]:
+    """{"speed": "12,300 tokens/s", "mfu": "MFU 31.4%", "left": "42 s left"}, as far as known.
 
     What is left goes by the steps that pass, pauses for evaluation included; the speed is the one that was measured.
     """
     rate = self.pace.steps_per_second()
     if rate is None:
-      return []
-    speed = rate * self.batch_size if self.examples_per_second is None else self.examples_per_second
+      return {}
+    noun = "tokens" if "tokens_per_second" in self.measured else "examples"
+    speed = self.measured.get(f"{noun}_per_second", rate * self.batch_size)
+    each = self.measured.get(f"{noun}_per_second_per_device", speed)
+    shared = f" ({_three_digits(each)} a device)" if each < 0.999 * speed else ""
     left = max(0, self.total - self.step) / rate
-    return [f"{float(f'{speed:.3g}'):,g} examples/s", f"{say_seconds(math.ceil(left))} left"]
+    mfu = {"mfu": f"MFU {100 * self.measured['mfu']:.3g}%"} if "mfu" in self.measured else {}
+    return {
+      "speed": f"{_three_digits(speed)} {noun}/s{shared}", **mfu, "left": f"{say_seconds(math.ceil(left))} left"
+    }  # fmt: skip
+
+
+def _three_digits(value: float) -> str:
+  return f"{float(f'{value:.3g}'):,g}"
 
 
 class Plain(Terminal):
@@ -153,8 +151,9 @@ class Plain(Terminal):
 
   def _tell(self, step: int, scalars: Mapping[str, float]) -> None:
     names = sorted(filter(_is_news, scalars), key=lambda name: not name.endswith("loss"))
-    told = [f"{name} {say(name, scalars[name])}" for name in names if not name.endswith("_per_second")]
-    self._print(" · ".join([f"step {step:,}/{self.total:,}", *told, *self._speed()]))
+    told = [f"{name} {say(name, scalars[name])}" for name in names if not throughput.is_one(name)]
+    memory = [say_bytes(value) for name, value in self.measured.items() if name.endswith("_peak_bytes")]
+    self._print(" · ".join([f"step {step:,}/{self.total:,}", *told, *self._speed().values(), *memory]))
 
   def _print(self, text: str) -> None:
     # A closed pipe (`| head`) or a full disk behind stdout must not stop a run that writes its results elsewhere.
@@ -234,7 +233,7 @@ class Live(Terminal):
       return Text(f"compiling · {say_seconds(int(now - self._opened))}", style="dim")
     self.pace.mark(now, self.step)
     if now - self._memory[0] > 1:
-      self._memory = (now, peak_memory())
+      self._memory = (now, say_bytes(throughput.peak_memory()))
     text = self._fitting(self._console.width - 14)  # a bar of at least 12
     line = Table.grid(expand=True, padding=(0, 1))
     line.add_column(ratio=1)
@@ -244,12 +243,11 @@ class Live(Terminal):
 
   def _fitting(self, room: int) -> str:
     """The facts that fit; one that did not fit once stays away at that width, so that the line does not flicker."""
-    speed = dict(zip(("speed", "left"), self._speed(), strict=False))
     facts = {
       "step": f"{self.step:,}/{self.total:,}",
       "loss": f"loss {say(*self.loss)}" if self.loss else "",
       "metric": f"{self.metric[0]} {say(*self.metric)}" if self.metric else "",
-      **speed,
+      **self._speed(),
       "memory": self._memory[1],
     }
     if room != self._room:

@@ -13,6 +13,7 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 from experiments import command as commands
+from research import throughput
 
 COMMAND = [
   sys.executable, "-m", "experiments.mlp", "--config=iris", "--run.steps=400", "--run.eval_every=100",
@@ -44,7 +45,6 @@ FORECAST = [
   "--parallel.mesh=data:1", "--series.context=12", "--series.horizon=4", "--series.season=6", "--model.name=gru",
   "--model.hidden=8", "--model.dropout=0.1",
 ]  # fmt: skip
-VOLATILE = ("time", "train/examples_per_second")
 
 
 def start(workdir, command=COMMAND):
@@ -83,7 +83,7 @@ def final_state(workdir):
 
 def lines(workdir):
   parsed = [json.loads(line) for line in Path(workdir, "metrics.jsonl").read_text().splitlines()]
-  return [{key: value for key, value in line.items() if key not in VOLATILE} for line in parsed]
+  return [{key: line[key] for key in line if key != "time" and not throughput.is_one(key)} for line in parsed]
 
 
 @pytest.mark.filterwarnings("ignore:Sharding info not provided:UserWarning")  # a bare load has no sharding to give
