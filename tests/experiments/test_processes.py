@@ -11,6 +11,7 @@ from PIL import Image
 
 from experiments import command
 from experiments.mlp.__main__ import EXPERIMENT as MLP
+from research import throughput
 from tests import started
 
 SMALL = [
@@ -32,10 +33,8 @@ def experiment(name, arguments, workdir):
 
 def lines(workdir):
   parsed = [json.loads(line) for line in Path(workdir, "metrics.jsonl").read_text().splitlines()]
-  return [{key: value for key, value in line.items() if key not in VOLATILE} for line in parsed]
-
-
-VOLATILE = ("time", "train/examples_per_second")
+  timed = lambda key: key == "time" or throughput.is_one(key)  # noqa: E731
+  return [{key: value for key, value in line.items() if not timed(key)} for line in parsed]
 
 
 def assert_close(workdir, expected, tolerance=CLOSE):
