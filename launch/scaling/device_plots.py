@@ -8,7 +8,7 @@ from research.parallel.hlo import KINDS
 from research.report import pictures
 
 _GREY, _INK = "#9aa1ab", "#5f6670"
-_MEGA = 1e6
+_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def write(folder: Path, rows: Sequence[Row]) -> list[Path]:
@@ -96,12 +96,14 @@ def cost_figure(rows: Sequence[Row]):
   """Of each point: bytes that a device sends in an update, by kind; its memory, by what it is for; compile time."""
   figure = pictures.new_figure(11.4, 0.3 * len(rows) + 2.2)
   labels = [_label(row) for row in rows]
-  sent = {kind: [row[kind] / _MEGA for row in rows] for kind in KINDS if any(row[kind] for row in rows)}
+  many, sent_unit = _unit([row["sent_bytes"] for row in rows])
+  sent = {kind: [row[kind] / many for row in rows] for kind in KINDS if any(row[kind] for row in rows)}
+  much, memory_unit = _unit([row["memory_bytes"] for row in rows])
   parts = dict.fromkeys(part for row in rows for part in row["memory"])
-  memory = {part: [row["memory"].get(part, 0) / _MEGA for row in rows] for part in parts}
+  memory = {part: [row["memory"].get(part, 0) / much for row in rows] for part in parts}
   panels = (
-    ("sent by a device, MB an update", sent),
-    ("memory of a device, MB", {part: sizes for part, sizes in memory.items() if any(sizes)}),
+    (f"sent by a device, {sent_unit} an update", sent),
+    (f"memory of a device, {memory_unit}", {part: sizes for part, sizes in memory.items() if any(sizes)}),
     ("compile, s", {"": [row["compile_s"] for row in rows]}),
   )
   for place, (title, parts) in enumerate(panels):
@@ -111,9 +113,14 @@ def cost_figure(rows: Sequence[Row]):
     axes.invert_yaxis()
     axes.grid(False, axis="y")
     axes.set(title=title)
-    if any(parts) and parts:
+    if any(parts):
       axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=8)
   return figure
+
+
+def _unit(sizes: Sequence[float]) -> tuple[float, str]:
+  """(bytes of it, its name) of the greatest unit that the greatest size has two of."""
+  return next((unit for unit in _UNITS if max(sizes) >= 2 * unit[0]), _UNITS[-1])
 
 
 def _label(row: Row) -> str:
@@ -131,12 +138,14 @@ def compiled_figure(rows: Sequence[Row]):
   """Of compiled points: the least time of an update, the share of the peak at it, and what a chip sends and holds."""
   figure = pictures.new_figure(11.4, 0.36 * len(rows) + 1.6)
   labels = [f"{row['topology']} {row['strategy']}, {row['mesh']}" for row in rows]
+  much, memory_unit = _unit([row["memory_bytes"] for row in rows])
+  many, sent_unit = _unit([row["sent_bytes"] for row in rows])
   bounds = dict(zip(("compute", "memory", "network"), pictures.COLOURS, strict=False))
   panels = (
     ("step at least, ms", [row["estimate_ms"] for row in rows]),
     ("share of the peak, %", [100 * (row["predicted_mfu"] or 0.0) for row in rows]),
-    ("memory of a chip, MB", [row["memory_bytes"] / _MEGA for row in rows]),
-    ("sent by a chip, MB", [row["sent_bytes"] / _MEGA for row in rows]),
+    (f"memory of a chip, {memory_unit}", [row["memory_bytes"] / much for row in rows]),
+    (f"sent by a chip, {sent_unit}", [row["sent_bytes"] / many for row in rows]),
   )
   for place, (title, values) in enumerate(panels):
     axes = figure.add_subplot(1, 4, place + 1)

@@ -146,6 +146,7 @@ def test_the_pictures_show_the_rows_beside_what_was_promised():
   assert [text.get_text() for text in efficiency.get_xticklabels()] == ["1", "2", "4"]
   assert all(each.has_yerr for each in time.containers)
   sent, memory, _ = device_plots.cost_figure(rows).axes
+  assert memory.get_title() == "memory of a device, MB"
   assert [each.get_label() for each in sent.containers] == ["all-reduce", "all-gather"]
   assert [bar.get_width() for bar in memory.containers[0]] == pytest.approx([8, 4, 2, 2])
 
