@@ -44,11 +44,11 @@ def help_text(definition: "Definition", arguments: list[str]) -> str:
     if leaf.group is not group:
       group = leaf.group
       lines += ["", _heading(definition, group)]
-    lines += _flag_lines(leaf, found[leaf.name], width)
+    lines += flag_lines(leaf, found[leaf.name], width)
   for words_own in (Asking, *([definition.sampling] * bool(definition.samples)), *([Exporting] * exported)):
     lines += ["", _heading(definition, words_own)]
     for leaf in flags.leaves(words_own):
-      lines += _flag_lines(leaf, leaf.field.default, width)
+      lines += flag_lines(leaf, leaf.field.default, width)
   return "\n".join(lines)
 
 
@@ -73,7 +73,7 @@ def _heading(definition: "Definition", group: type) -> str:
   return re.sub(r"\s+", " ", (group.__doc__ or group.__name__)).strip().rstrip(".").lower() + ":"
 
 
-def _flag_lines(leaf: flags.Leaf, value: object, width: int) -> list[str]:
+def flag_lines(leaf: flags.Leaf, value: object, width: int) -> list[str]:
   head = f"  --{leaf.name}={flags.write_value(value)}"
   metadata = leaf.field.metadata
   text = metadata["help"]
