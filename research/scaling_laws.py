@@ -20,7 +20,7 @@ LEAST_RUNS = 6  # one more than the law has numbers
 # Starts of (a, b, e, α, β), the same ranges as theirs; of all, the best are descended from.
 _LOGS, _EXPONENTS = (0, 5, 10, 15, 20, 25), (0, 0.5, 1, 1.5, 2)
 _GRID = (_LOGS, _LOGS, (-1, -0.5, 0, 0.5, 1), _EXPONENTS, _EXPONENTS)
-_DESCENTS = 40
+_DESCENTS = 12
 # Falling curves only: a rising term would be no law of scale. A term may be as little as e^−12 at the runs' middle.
 _EXPONENT_BOUNDS, _LEAST_TERM = (1e-3, 5.0), -12.0
 Array = np.ndarray
@@ -65,9 +65,7 @@ class Law:
     return scale * products**a, products**b / scale
 
 
-def fit(
-  parameters: Sequence[float], tokens: Sequence[float], losses: Sequence[float], *, near: Law | None = None
-) -> Law:
+def fit(parameters: Sequence[float], tokens: Sequence[float], losses: Sequence[float]) -> Law:
   """The law with the least Huber loss of log residuals (Hoffmann et al. 2022, equation 10), by L-BFGS.
 
   Losses are summed and not averaged, and the descent ends late: a mean of small numbers meets the usual tolerance too
@@ -77,7 +75,6 @@ def fit(
     parameters: N of each run.
     tokens: D.
     losses: L, all above 0.
-    near: a law to begin from, instead of the best of a grid of starts.
 
   Raises:
     UserError: fewer than `LEAST_RUNS` runs, or of fewer than three sizes or lengths, which fix no exponent.
@@ -88,7 +85,8 @@ def fit(
   for name, values in (("sizes", n), ("lengths", d)):
     if len(np.unique(values)) < 3:
       raise UserError(f"laws: runs of at least three {name} are needed to fit an exponent")
-  return _descend(n, d, loss, _grid_starts(n, d, loss) if near is None else [_numbers(near)])
+  with _one_thread():
+    return _descend(n, d, loss, _grid_starts(n, d, loss))
 
 
 def bootstrap(
@@ -97,12 +95,14 @@ def bootstrap(
   """Laws of `count` resamplings of the runs with replacement; one that could fix no exponent is drawn again."""
   n, d, loss = (np.asarray(values, np.float64) for values in (parameters, tokens, losses))
   whole, random, found = fit(n, d, loss), np.random.default_rng(seed), []
-  for _ in itertools.islice(itertools.count(), 50 * count):
-    if len(found) == count:
-      break
-    taken = random.integers(0, len(loss), len(loss))
-    if min(len(np.unique(n[taken])), len(np.unique(d[taken]))) >= 3 and len(np.unique(taken)) >= LEAST_RUNS - 1:
-      found.append(fit(n[taken], d[taken], loss[taken], near=whole))
+  with _one_thread():
+    for _ in range(50 * count):
+      if len(found) == count:
+        break
+      taken = random.integers(0, len(loss), len(loss))
+      if min(len(np.unique(n[taken])), len(np.unique(d[taken]))) >= 3 and len(np.unique(taken)) >= LEAST_RUNS - 1:
+        drawn = (np.log(values[taken]) for values in (n, d, loss))
+        found.append(_descend(*drawn, [_numbers(whole)]))
   return found
 
 
@@ -166,6 +166,13 @@ def resampled_exponents(budgets: Sequence[float], profiles: Sequence[tuple[Array
     if len(minima) >= 2:
       found.append(power_law(*zip(*minima, strict=True))[1])
   return found
+
+
+def _one_thread():
+  """scipy's L-BFGS multiplies matrices of twenty rows; BLAS' threads would spin for each, ten times as long as it."""
+  import threadpoolctl
+
+  return threadpoolctl.threadpool_limits(1, "blas")
 
 
 def _numbers(law: Law) -> Array:

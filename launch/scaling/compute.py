@@ -6,6 +6,7 @@ schedule of that length. The held-out run is predicted, and the prediction is wr
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,13 +37,20 @@ def run(
   say: Callable[[str], None],
 ) -> int:
   """Runs what has not been run; writes points.csv, fit.json, laws.md and the pictures. Returns the exit code."""
-  wanted = list(dict.fromkeys([*sizes, *([held_out[0]] * bool(held_out))]))
+  wanted = list(dict.fromkeys([*sizes, *(held_out or ())[:1]]))
   measures = family.measure(wanted, say)
-  pairs = [(size, budget) for budget in numbers_of(study.budgets, "budgets") for size in sizes]
+  pairs = [
+    (size, budget)
+    for budget in numbers_of(study.budgets, "budgets")
+    for size in sizes
+    if study.least_tokens <= _tokens_each(budget, measures[size]) <= (study.most_tokens or math.inf)
+  ]
   made = [_point(family, size, budget, seed, measures[size]) for size, budget in pairs for seed in range(study.seeds)]
   rows = points.run_all(made, family.folder, family.loss_of, say=say, retry=study.retry)
   points.write_csv(report / "points.csv", rows, COLUMNS)
   good = losses(rows, say)
+  if not good:
+    raise UserError("laws: no run has a loss; logs/ in the study's directory has what they said")
   later = [] if held_out is None else [_held_out(family, *held_out, seed, measures) for seed in range(study.seeds)]
   found = law_report.summarise(good, [point.about for point in later], study.bootstrap)
   _write(report, found)
@@ -57,6 +65,11 @@ def run(
   write_atomically(report / "laws.md", text + "\n")
   say(text)
   return 0
+
+
+def _tokens_each(budget: float, measures: Measures) -> float:
+  """Tokens for each parameter that a budget pays for."""
+  return budget / measures.flops * measures.tokens / measures.parameters
 
 
 def _point(family: Family, size: Size, budget: float, seed: int, measures: Measures, prefix: str = "") -> Point:

@@ -79,8 +79,8 @@ def frontier(rows: Sequence[Row], later: Sequence[Row], found: Found, metric: st
   told = fit.get("held out")
   if told:
     low, high = told["interval"]
-    axes.errorbar(told["flops"], told["predicted"], yerr=[[told["predicted"] - low], [high - told["predicted"]]],
-                  fmt="D", color=BLUE, markersize=6, capsize=4, label="held out: predicted")  # fmt: skip
+    _interval(axes, told["flops"], low, high)
+    axes.plot(told["flops"], told["predicted"], "D", color=BLUE, markersize=6, label="held out: predicted")
     if "measured" in told:
       axes.plot(told["flops"], told["measured"], "*", color=RED, markersize=14, label="held out: measured", zorder=5)
   axes.set_xscale("log")
@@ -102,8 +102,8 @@ def predicted(rows: Sequence[Row], found: Found, metric: str):
   told = fit.get("held out")
   if told:
     low, high = (100 * (value / told["predicted"] - 1) for value in told["interval"])
-    axes.errorbar(told["parameters"], 0, yerr=[[-low], [high]], fmt="none", ecolor=BLUE, capsize=5,
-                  label="held out: predicted")  # fmt: skip
+    _interval(axes, told["parameters"], low, high)
+    axes.plot(told["parameters"], 0, "D", color=BLUE, markersize=6, label="held out: predicted")
     if "measured" in told:
       axes.plot(told["parameters"], 100 * told["error"], "*", color=RED, markersize=14, label="held out: measured")
   axes.axhline(0, color="#1c1f24", linewidth=1)
@@ -111,3 +111,8 @@ def predicted(rows: Sequence[Row], found: Found, metric: str):
   axes.set(title=f"measured {metric} over the law's", xlabel="parameters N", ylabel="% above the law")
   axes.legend(fontsize=8, ncols=2)
   return chart
+
+
+def _interval(axes, x: float, low: float, high: float) -> None:
+  """A line with caps; a percentile interval need not hold the prediction itself."""
+  axes.plot([x, x], [low, high], "_-", color=BLUE, linewidth=1.4, markersize=9, markeredgewidth=1.4)

@@ -19,6 +19,7 @@ from experiments.schema import flag
 from launch.scaling import transfer
 from launch.scaling.family import Family, Size, numbers_of, sizes_of
 from research.errors import UserError
+from research.report.atomic import cannot_write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +31,13 @@ class Laws:
   sizes: str = flag("", "the family: WIDTHxDEPTH,…")
   head_width: int = flag(0, "width of a head; wider networks have more heads; 0: all have as many", low=0)
   budgets: str = flag("", "model FLOPs of a run, with commas between them: each size is trained for each")
+  least_tokens: float = flag(0.0, "of a run, for each parameter; sizes with fewer are left out of a budget", low=0.0)
+  most_tokens: float = flag(0.0, "the same upwards; 0: any number", low=0.0)
   held_out: str = flag("", "WIDTHxDEPTH@FLOPs: a run that is predicted first and made then")
   metric: str = flag("validation/loss", "what a run is told by")
   bootstrap: int = flag(400, "resamplings of the runs behind the intervals", low=20)
-  mup: bool = flag(False, "the study of learning rates: standard beside maximal update from the first size on")
+  mup: bool = flag(False, "the study of learning rates instead: standard beside maximal update")
+  mup_base: int = flag(0, "--mup: the width at which both are one; 0: the first size's", low=0)
   rates: str = flag("", "--mup: learning rates, with commas between them")
   seeds: int = flag(1, "runs of each point", low=1)
   workdir: str = flag("", "where runs and points are kept; empty: runs/laws or runs/mup")
@@ -53,8 +57,11 @@ class Laws:
       if len({size.depth for size in sizes}) > 1:
         raise UserError(f"flags: --sizes={self.sizes} are of several depths, and --mup compares widths")
       return
-    if self.rates:
-      raise UserError("flags: --rates belongs to --mup; here --optim.learning_rate is for all runs")
+    if self.rates or self.mup_base:
+      raise UserError(
+        "flags: --rates and --mup_base belong to --mup; here --optim.learning_rate and --model.mup_base_width are for"
+        " all runs"
+      )
     if not numbers_of(self.budgets, "budgets"):
       raise UserError("flags: --budgets are needed: --budgets=1e12,3e12")
     self.held_out_run()
@@ -86,14 +93,25 @@ def main(arguments: Sequence[str]) -> int:
   report = Path(study.report).expanduser() if study.report else family.folder
   sizes = sizes_of(study.sizes)
   if study.mup:
-    family.check(sizes, (f"--model.mup_base_width={sizes[0].width}",))
-    transfer.run(family, sizes, numbers_of(study.rates, "rates"), study.seeds, report, say=say, retry=study.retry)
+    base = study.mup_base or sizes[0].width
+    family.check(sizes, (f"--model.mup_base_width={base}",))
+    rates = numbers_of(study.rates, "rates")
+    _make(report)
+    transfer.run(family, sizes, base, rates, study.seeds, report, say=say, retry=study.retry)
     return 0
   from launch.scaling import compute  # scipy and matplotlib
 
   held_out = study.held_out_run()
-  family.check([*sizes, *([held_out[0]] * bool(held_out))])
+  family.check([*sizes, *(held_out or ())[:1]])
+  _make(report)
   return compute.run(family, study, sizes, held_out, report, say=say)
+
+
+def _make(folder: Path) -> None:
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise cannot_write(folder, error) from error
 
 
 def say(line: str) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from launch.scaling import points
-from launch.scaling.family import Family, Size
+from launch.scaling.family import Family, Size, losses
 from launch.scaling.points import Row
+from research.errors import UserError
 from research.report import pictures
 from research.report.atomic import write_atomically
 
@@ -38,6 +39,7 @@ class Best:
 def run(
   family: Family,
   sizes: Sequence[Size],
+  base: int,
   rates: Sequence[float],
   seeds: int,
   report: Path,
@@ -48,8 +50,9 @@ def run(
   """Runs what has not been run and writes points.csv, transfer.md and transfer.png.
 
   Args:
-    family: whose first size is the base of maximal update.
+    family: whose runs.
     sizes: of one depth.
+    base: the width at which both parametrisations are one.
     rates: learning rates.
     seeds: runs of each.
     report: where the tables and pictures go.
@@ -60,14 +63,16 @@ def run(
   for size in sizes:
     for rate in rates:
       for side in SIDES:
-        base = sizes[0].width if side == "maximal" else 0
         for seed in range(seeds):
           name = f"{side}-{size}-r{rate:g}-s{seed}"
-          flags = (f"--model.mup_base_width={base}", f"--optim.learning_rate={rate:g}", f"--seed={seed}")
+          width = base if side == "maximal" else 0
+          flags = (f"--model.mup_base_width={width}", f"--optim.learning_rate={rate:g}", f"--seed={seed}")
           about = {"side": side, "width": size.width, "depth": size.depth, "rate": rate, "seed": seed}
           wanted.append(family.training(name, size, flags, about))
   rows = points.run_all(wanted, family.folder, family.loss_of, say=say, retry=retry)
   points.write_csv(report / "points.csv", rows, COLUMNS)
+  if not losses(rows, say):
+    raise UserError("laws: no run has a loss; logs/ in the study's directory has what they said")
   curves = curves_of(rows)
   write_atomically(report / "transfer.md", "\n".join(table(curves)) + "\n")
   pictures.write(report / "transfer.png", lambda: figure(curves, family.metric))
@@ -81,8 +86,8 @@ def curves_of(rows: Sequence[Row]) -> Curves:
   """A rate with a seed that failed has the loss NaN."""
   found: dict[str, dict[int, dict[float, list[float]]]] = {side: {} for side in SIDES}
   for row in rows:
-    losses = found[row["side"]].setdefault(row["width"], {}).setdefault(row["rate"], [])
-    losses.append(row["loss"] if row["ok"] else math.nan)
+    own = found[row["side"]].setdefault(row["width"], {}).setdefault(row["rate"], [])
+    own.append(row["loss"] if row["ok"] else math.nan)
   return {
     side: {width: {rate: float(np.mean(by_rate[rate])) for rate in sorted(by_rate)} for width, by_rate in own.items()}
     for side, own in found.items()
