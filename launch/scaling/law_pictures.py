@@ -35,9 +35,9 @@ def isoflop(rows: Sequence[Row], found: Found, metric: str):
     left.plot(dense, np.polyval(each["coefficients"], np.log(dense)), color=colour, linewidth=1.4)
     left.plot(n, loss, "o", color=colour, markersize=5, label=f"{each['budget']:.3g} FLOPs")
     if each["parameters"]:
-      left.plot(each["parameters"], each["loss"], "*", color="white", markeredgecolor=colour, markersize=15,
+      left.plot(each["parameters"], each["loss"], "*", markerfacecolor="none", markeredgecolor=colour, markersize=15,
                 markeredgewidth=1.4, zorder=4)  # fmt: skip
-  left.set_xscale("log")
+  _logarithmic(left.set_xscale, left.xaxis, _parameters)
   left.set(title="each budget's runs and parabola", xlabel="parameters N", ylabel=metric)
   left.legend(fontsize=9)
   good = [each for each in minima if each["parameters"]]
@@ -50,10 +50,11 @@ def isoflop(rows: Sequence[Row], found: Found, metric: str):
                linestyle=pictures.FLOOR_DASHES, linewidth=1.4,
                label=f"by the minima: N ∝ C^{fit['isoflop']['a']:.2f}")  # fmt: skip
   for each in good:
-    right.plot(each["budget"], each["parameters"], "*", color="white", markeredgecolor=colours[each["budget"]],
+    right.plot(each["budget"], each["parameters"], "*", markerfacecolor="none", markeredgecolor=colours[each["budget"]],
                markersize=15, markeredgewidth=1.4, zorder=4)  # fmt: skip
-  right.set(xscale="log", yscale="log", title="the size of the least loss")
-  right.set(xlabel="model FLOPs C", ylabel="parameters N")
+  _logarithmic(right.set_xscale, right.xaxis, _flops)
+  _logarithmic(right.set_yscale, right.yaxis, _parameters)
+  right.set(title="the size of the least loss", xlabel="model FLOPs C", ylabel="parameters N")
   right.legend(fontsize=9)
   return chart
 
@@ -68,7 +69,7 @@ def frontier(rows: Sequence[Row], later: Sequence[Row], found: Found, metric: st
   for (parameters, width, depth), colour in zip(sizes, shades(len(sizes)), strict=True):
     own = sorted((row["flops"], row["loss"]) for row in rows if (row["width"], row["depth"]) == (width, depth))
     flops, loss = zip(*own, strict=True)
-    axes.plot(flops, loss, "o", color=colour, markersize=5, label=f"{width}x{depth}, {parameters:,}")
+    axes.plot(flops, loss, "o", color=colour, markersize=5, label=f"{width}x{depth}: N = {parameters:,}")
     along = np.geomspace(flops[0], flops[-1], 50)
     tokens = along * np.mean([r["tokens"] / r["flops"] for r in rows if (r["width"], r["depth"]) == (width, depth)])
     axes.plot(along, law.loss(parameters, tokens), color=colour, linewidth=1, alpha=0.6)
@@ -83,7 +84,7 @@ def frontier(rows: Sequence[Row], later: Sequence[Row], found: Found, metric: st
     axes.plot(told["flops"], told["predicted"], "D", color=BLUE, markersize=6, label="held out: predicted")
     if "measured" in told:
       axes.plot(told["flops"], told["measured"], "*", color=RED, markersize=14, label="held out: measured", zorder=5)
-  axes.set_xscale("log")
+  _logarithmic(axes.set_xscale, axes.xaxis, _flops)
   axes.set(title="loss by compute", xlabel="model FLOPs C", ylabel=metric)
   axes.legend(fontsize=8, loc="upper right")
   return chart
@@ -107,10 +108,28 @@ def predicted(rows: Sequence[Row], found: Found, metric: str):
     if "measured" in told:
       axes.plot(told["parameters"], 100 * told["error"], "*", color=RED, markersize=14, label="held out: measured")
   axes.axhline(0, color="#1c1f24", linewidth=1)
-  axes.set_xscale("log")
+  _logarithmic(axes.set_xscale, axes.xaxis, _parameters)
   axes.set(title=f"measured {metric} over the law's", xlabel="parameters N", ylabel="% above the law")
   axes.legend(fontsize=8, ncols=2)
   return chart
+
+
+def _logarithmic(set_scale, axis, say) -> None:
+  """Tick labels by `say`: the style reads no text as a formula, and matplotlib's own for powers of ten are formulas."""
+  from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+  set_scale("log")
+  axis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+  axis.set_major_formatter(FuncFormatter(lambda value, _: say(value)))
+  axis.set_minor_formatter(NullFormatter())
+
+
+def _parameters(value: float) -> str:
+  return f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}"
+
+
+def _flops(value: float) -> str:
+  return f"{value:.0e}".replace("e+", "e")
 
 
 def _interval(axes, x: float, low: float, high: float) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -18,7 +19,7 @@ from research.models.transformer import Transformer
 from research.models.transformer_config import Config
 from research.models.vit import ViT
 
-BASE, WIDE, VOCABULARY, LENGTH = 16, 256, 24, 12
+BASE, WIDE, VOCABULARY, LENGTH = 16, 128, 24, 12
 TOKENS = np.random.default_rng(0).integers(0, VOCABULARY, (4, LENGTH + 1)).astype(np.int32)
 
 
@@ -92,8 +93,8 @@ def test_at_the_base_width_it_is_the_standard_parametrisation(name):
 
 
 @pytest.mark.parametrize(("name", "learning_rate"), [("adamw", 5e-3), ("muon", 5e-3), ("sgd", 1.0)])
-def test_updates_change_logits_as_much_at_sixteen_times_the_width(name, learning_rate):
-  """The coordinate check of Yang et al. 2022, appendix D.1. Measured 0.67, 0.77 and 0.98 times; without it 8 to 32."""
+def test_updates_change_logits_as_much_at_eight_times_the_width(name, learning_rate):
+  """The coordinate check of Yang et al. 2022, appendix D.1. Measured 0.72, 0.80 and 0.98 times; without it 6 to 10."""
   (wide, wide_steps), (narrow, narrow_steps) = (change(width, BASE, name, learning_rate) for width in (WIDE, BASE))
   assert 0.6 < wide / narrow < 1.7
   for each in wide_steps:
@@ -133,7 +134,7 @@ def test_hidden_kernels_begin_smaller_and_the_rest_does_not():
   shrunk = {name for name in standard if standard[name] and maximal[name] < 0.9 * standard[name]}
   assert {name.rsplit("']['")[-2] for name in shrunk} == {"query", "key", "value", "out", "up", "down"}
   for name in shrunk:
-    np.testing.assert_allclose(standard[name] / maximal[name], 4.0, rtol=1e-5)
+    np.testing.assert_allclose(standard[name] / maximal[name], math.sqrt(WIDE / BASE), rtol=1e-5)
 
 
 def matrices(network, *inputs, **named):
