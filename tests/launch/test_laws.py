@@ -10,7 +10,7 @@ from launch.scaling.__main__ import main
 from launch.scaling.family import Size, sizes_of
 from research.errors import UserError
 
-# Stands where Python would: `-m experiments.gpt [preflight --json] --flags`. Without --model.width=48 it never fails.
+# Stands where Python would: `-m experiments.gpt [preflight --json] --flags`. Width 48 fails until it is mended.
 TRAINER = """#!{python} -S
 import json, math, os, sys
 flags = dict(each[2:].split("=", 1) for each in sys.argv[3:] if "=" in each)
@@ -154,7 +154,7 @@ def test_real_runs_of_a_tiny_family(in_directory):
     "--config=stdlib", "--data.source=text:text.txt", "--data.validation_fraction=0.2", "--data.batch_size=8",
     "--model.context=8", "--optim.name=adamw", "--optim.learning_rate=0.01", "--model.mup_base_width=16",
   )  # fmt: skip
-  study = ("--sizes=16x1,32x1,48x1", "--budgets=2e8,4e8", "--bootstrap=20")
+  study = ("--sizes=16x1,32x1,48x1", "--budgets=4e8,8e8", "--bootstrap=20")
   assert main(("laws", *flags, *study)) == 0
   rows = rows_of(in_directory / "runs" / "laws" / "points.csv")
   assert all(row["ok"] == "True" for row in rows.values()), rows
