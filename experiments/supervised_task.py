@@ -3,7 +3,7 @@
 import flax.linen as nn
 
 from experiments.schema import Experiment
-from research import optim
+from research import mup, optim
 from research.data.splits import Splits
 from research.errors import UserError
 from research.supervised import supervised
@@ -27,12 +27,13 @@ def make_task(
   sigmoid: bool = False,
   macro_f1: bool = False,
   mirrored: bool = False,
+  growth: mup.Growth | None = None,
 ) -> Task:
   """Softmax cross-entropy for labels (sigmoid's where asked), mean squared error for targets."""
   regression = splits.train.schema.output == "target"
   return supervised(
     model,
-    optim.make_optimizer(config.optim.over(total_steps), total_steps),
+    optim.make_optimizer(config.optim.over(total_steps), total_steps, growth),
     loss="mean_squared_error" if regression else "sigmoid" if sigmoid else "softmax",
     micro_batches=config.optim.micro_batches,
     ema_decay=config.optim.ema_decay,

@@ -1,8 +1,13 @@
 """The flags that GPT, BERT and ViT share, and the transformer that they stand for."""
 
 import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
 
 from experiments.schema import flag
+from research import mup
 from research.models.transformer_config import Config
 
 
@@ -30,6 +35,7 @@ class Transformer:
   experts: int = flag(0, "MLPs of a mixture of experts; 0: one for all tokens", low=0)
   experts_per_token: int = flag(2, "how many of them a token goes to", low=1)
   capacity_factor: float = flag(1.25, "places of an expert over its fair share", low=0.01)
+  mup_base_width: int = flag(0, "maximal update: the width whose best learning rate holds for all; 0: off", low=0)
   unroll: int = flag(1, "blocks in one turn of the scan over layers", low=1)
   remat: str = flag("none", "what the backward pass computes again", choices=("none", "dots", "full"), curve=False)
   dtype: str = flag("float32", "what is computed in; parameters stay float32", choices=("float32", "bfloat16"))
@@ -41,3 +47,10 @@ class Transformer:
     config = Config(**{**values, **more})
     config.check()
     return config
+
+  def growth(self, network: nn.Module, *inputs: Any, **named: Any) -> mup.Growth | None:
+    """What the optimizer of maximal update knows of the network that takes such inputs (shapes will do); None: off."""
+    if not self.mup_base_width:
+      return None
+    initialize = functools.partial(network.init, train=False, **named)
+    return mup.growth(self.config().width_multiplier, lambda key: initialize(key, *inputs)["params"])

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
+from research import mup
 from research.errors import UserError
 from research.parallel import collectives
 
@@ -83,7 +84,9 @@ def make_schedule(config: OptimConfig, total_steps: int) -> optax.Schedule:
   return schedule
 
 
-def make_optimizer(config: OptimConfig, total_steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+  config: OptimConfig, total_steps: int, growth: mup.Growth | None = None
+) -> optax.GradientTransformation:
   """The optimizer, its schedule, clipping (before everything else) and weight decay, as one transformation.
 
   - sgd, momentum, nesterov: v ← m·v + g, as PyTorch (Sutskever et al. 2013 for Nesterov's form); no damping.
@@ -96,17 +99,27 @@ def make_optimizer(config: OptimConfig, total_steps: int) -> optax.GradientTrans
     matrix (height·width·in, out); AdamW for biases, norms, embeddings and the layer called "head". Updates are scaled
     to AdamW's root mean square (Liu et al. 2025, equation 4), so that one learning rate serves both halves.
 
-  Raises UserError for an unknown name or mask.
+  With `growth` each step's size follows the shape of its parameter (`mup.scale_steps`), and Adam's epsilon is divided
+  by m, as gradients are (Everett et al. 2024).
+
+  Raises UserError for an unknown name or mask, and where maximal update has no rule.
   """
   _check_choice("name", config.name, NAMES)
   _check_choice("weight_decay_mask", config.weight_decay_mask, WEIGHT_DECAY_MASKS)
   mask = _is_kernel if config.weight_decay_mask == "kernels" else None
   decay = optax.add_decayed_weights(config.weight_decay, mask) if config.weight_decay else optax.identity()
-  adam = optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon)
+  epsilon = config.epsilon / growth.multiplier if growth else config.epsilon
+  adam = optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=epsilon)
+  muon_or_adam = _scale_by_muon_or_adam(config, adam)
+  if growth:
+    mup.check(config.name, config.weight_decay)
+    sized = mup.scale_steps(growth, config.name)
+    adam, muon_or_adam = optax.chain(adam, sized), optax.chain(muon_or_adam, sized)
+  gradient = optax.chain(sized, decay) if growth else decay  # of the SGDs
   if config.name == "sgd":
-    direction = decay
+    direction = gradient
   elif config.name in ("momentum", "nesterov"):
-    direction = optax.chain(decay, optax.trace(config.momentum, nesterov=config.name == "nesterov"))
+    direction = optax.chain(gradient, optax.trace(config.momentum, nesterov=config.name == "nesterov"))
   elif config.name == "adam":
     direction = optax.chain(decay, adam)
   elif config.name == "adamw":
@@ -115,7 +128,7 @@ def make_optimizer(config: OptimConfig, total_steps: int) -> optax.GradientTrans
     trust_ratio = optax.scale_by_trust_ratio()
     direction = optax.chain(adam, decay, optax.masked(trust_ratio, mask) if mask else trust_ratio)
   else:
-    direction = optax.chain(_scale_by_muon_or_adam(config, adam), decay)
+    direction = optax.chain(muon_or_adam, decay)
   clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
   return _promoting(optax.chain(clip, direction, optax.scale_by_learning_rate(make_schedule(config, total_steps))))
 

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
+import jax.numpy as jnp
+
 from experiments import origin
 from experiments.bert.filling import Filling, fill
 from experiments.bert.layouts import beside
@@ -133,13 +135,16 @@ def open_kept(config: Config, workdir: Path) -> TextSplits | None:
 
 
 def build(config: Config, splits: TextSplits, total_steps: int) -> Task:
-  network = make_network(config, splits)
+  network, place = make_network(config, splits), jnp.zeros((1, 1), jnp.int32)
   if config.task == "classify":
-    return make_task(config, splits, total_steps, network, macro_f1=True)
+    growth = config.model.growth(network, place)
+    return make_task(config, splits, total_steps, network, macro_f1=True, growth=growth)
   masks = config.masks
   return masked_language_modelling(
     network,
-    optim.make_optimizer(config.optim.over(total_steps), total_steps),
+    optim.make_optimizer(
+      config.optim.over(total_steps), total_steps, config.model.growth(network, place, place, method="guesses")
+    ),
     masking_of(splits.tokenizer, mask_id(network.vocabulary), share=masks.share, whole_words=masks.whole_words),
     micro_batches=config.optim.micro_batches,
     ema_decay=config.optim.ema_decay,

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
+import jax.numpy as jnp
+
 from experiments import origin
 from experiments.command import Definition, main
 from experiments.gpt.network import Model, make_network
@@ -88,9 +90,10 @@ def open_kept(config: Config, workdir: Path) -> TextSplits | None:
 def build(config: Config, splits: TextSplits, total_steps: int) -> Task:
   tokenizer = splits.tokenizer
   network = make_network(config.model, tokenizer)
+  growth = config.model.growth(network, jnp.zeros((1, 1), jnp.int32))
   return language_modelling(
     network,
-    optim.make_optimizer(config.optim.over(total_steps), total_steps),
+    optim.make_optimizer(config.optim.over(total_steps), total_steps, growth),
     token_bytes_V=tokenizer.bytes_V,
     weights=Weights(config.loss.z, config.loss.balance),
     micro_batches=config.optim.micro_batches,

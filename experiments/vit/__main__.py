@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+
 from experiments.command import Definition, main
 from experiments.interchange import Interchange
 from experiments.schema import Experiment, flag
@@ -45,7 +47,8 @@ def build(config: Config, splits: Splits, total_steps: int) -> Task:
   image_shape = need_images("vit", config, splits)
   network = make_network(config.model, outputs(splits))
   network.check(image_shape)
-  return make_task(config, splits, total_steps, network)
+  growth = config.model.growth(network, jnp.zeros((1, *image_shape)))
+  return make_task(config, splits, total_steps, network, growth=growth)
 
 
 def make_network(model: Model, classes: int) -> ViT:

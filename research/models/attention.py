@@ -58,6 +58,8 @@ class Attention(nn.Module):
     if config.rotary:
       query_BLHK = rotate(query_BLHK, positions_BL, config.rotary_base)
       key_BLGK = rotate(key_BLGK, positions_BL, config.rotary_base)
+    if config.query_multiplier != 1.0:
+      query_BLHK = query_BLHK * config.query_multiplier
     if cache is not None:
       cache = {
         "key": write(cache["key"], key_BLGK, positions_BL),

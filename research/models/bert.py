@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from research.models import layers
 from research.models.language_model import LanguageModel, Unscored
 from research.models.text import mean
-from research.models.transformer_config import initializers
+from research.models.transformer_config import head_initializer, initializers
 
 SPECIALS = 2
 POOLINGS = ("first", "mean")
@@ -87,9 +87,14 @@ class TextClassifier(Bert):
     kernel_init, _ = initializers(config)
     if self.pooling == "first":
       self.pooler = layers.dense(config.width, ("embed", "mlp"), dtype=config.dtype, kernel_init=kernel_init)
-    self.head = layers.dense(self.classes, ("embed", "classes"), dtype=config.dtype, kernel_init=kernel_init)
+    self.head = layers.dense(
+      self.classes, ("embed", "classes"), dtype=config.dtype, kernel_init=head_initializer(config)
+    )
 
   def __call__(self, tokens_BL: jax.Array, *, train: bool) -> jax.Array:
     x_BTD = self.encoded(tokens_BL, train=train)
     x_BD = nn.tanh(self.pooler(x_BTD[:, 0])) if self.pooling == "first" else mean(x_BTD[:, 1:], tokens_BL >= 0)
-    return self.head(self.dropout(x_BD, train=train)).astype(jnp.float32)
+    x_BD = self.dropout(x_BD, train=train)
+    if self.config.width_multiplier != 1.0:
+      x_BD = x_BD / self.config.width_multiplier
+    return self.head(x_BD).astype(jnp.float32)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from research.models import attention, layers, ngrams
 from research.models.attention import Cache
 from research.models.transformer import Transformer
-from research.models.transformer_config import Config, initializers
+from research.models.transformer_config import Config, head_initializer, initializers
 
 POSITIONS = ("learned", "sinusoidal", "rotary", "none")
 NEVER = -1e9  # a logit of no probability, and finite: zero times it is zero
@@ -48,7 +48,8 @@ class LanguageModel(nn.Module):
     token_types: BERT's sentence A and B: how many kinds of token there are; 0: none.
     embedding_norm: normalise the sum of embeddings (BERT).
     transform: a dense layer, its nonlinearity and a norm before the head (BERT's masked-language head).
-    tied: the head is the embedding's transpose (Press and Wolf 2017).
+    tied: the head is the embedding's transpose (Press and Wolf 2017). Under maximal update too: table 8 gives both the
+      same initialisation and the same steps, and divides the logits.
     head_bias: a bias of V values.
     logit_softcap: s·tanh(logits / s); 0: none.
     ngrams: lengths of n-grams whose embeddings are added to a token's; (): none.
@@ -93,7 +94,11 @@ class LanguageModel(nn.Module):
       self.transform_norm = norm()
     if not self.tied:
       self.head = layers.dense(
-        self.vocabulary, ("embed", "vocab"), use_bias=False, dtype=config.dtype, kernel_init=kernel_init
+        self.vocabulary,
+        ("embed", "vocab"),
+        use_bias=False,
+        dtype=config.dtype,
+        kernel_init=head_initializer(config),
       )
     if self.head_bias:
       self.head_offset = self.param("head_bias", named(nn.initializers.zeros, ("vocab",)), (self.vocabulary,))
@@ -165,10 +170,11 @@ class LanguageModel(nn.Module):
     return Unscored(self._transformed(x_BLD).astype(dtype), kernel_DV.astype(dtype), bias_V, self.logit_softcap)
 
   def _transformed(self, x_BLD: jax.Array) -> jax.Array:
-    if not self.transform:
-      return x_BLD
-    activation = layers.activation(self.config.mlp if self.config.mlp in layers.ACTIVATIONS else "gelu")
-    return self.transform_norm(activation(self.transform_dense(x_BLD)), train=False)
+    """What the head multiplies. Dividing here by maximal update's m lets a tied table be no larger when it is wider."""
+    if self.transform:
+      activation = layers.activation(self.config.mlp if self.config.mlp in layers.ACTIVATIONS else "gelu")
+      x_BLD = self.transform_norm(activation(self.transform_dense(x_BLD)), train=False)
+    return x_BLD if self.config.width_multiplier == 1.0 else x_BLD / self.config.width_multiplier
 
   def _offsets(self) -> jax.Array | None:
     """What is added to every position's logits."""

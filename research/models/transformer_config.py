@@ -42,6 +42,11 @@ class Config:
     capacity_factor: places of an expert over its fair share; tokens beyond them skip the layer, and are counted.
     initializer: "gpt2" (Radford et al. 2019: normal, 0.02, branches' ends 0.02/√(2·layers)), "bert" (truncated normal,
       0.02) or "vit" (Dosovitskiy et al. 2021: Glorot's uniform).
+    mup_base_width: maximal-update parametrisation (Yang et al. 2022, table 8): the width at which a network is what it
+      would be without, and m = width / mup_base_width; 0: the standard one. All other widths are taken to grow in
+      proportion: the MLP's and the heads side by side, which are as many as in the base and wider, or, where
+      `head_width` is given, as wide and more. Kernels of the stack begin 1/√m as large, logits are divided by m, and
+      scores by √m where heads are wider. Depth is not transferred.
     unroll: blocks in one turn of the scan over layers.
     remat: what the backward pass computes again: "none", "dots" (all but matrix products), "full".
     dtype: what is computed in; parameters stay float32.
@@ -70,6 +75,7 @@ class Config:
   experts_per_token: int = 2
   capacity_factor: float = 1.25
   initializer: str = "gpt2"
+  mup_base_width: int = 0
   unroll: int = 1
   remat: str = "none"
   dtype: DType = jnp.float32
@@ -91,6 +97,16 @@ class Config:
       return self.mlp_width
     return -(-8 * self.width // 24) * 8 if self.mlp == "swiglu" else 4 * self.width
 
+  @property
+  def width_multiplier(self) -> float:
+    """m; 1 without `mup_base_width`."""
+    return self.width / self.mup_base_width if self.mup_base_width else 1.0
+
+  @property
+  def query_multiplier(self) -> float:
+    """What queries are multiplied by besides K^-½: K_base^½ K^-½, so that scores are K_base^½/K of a product."""
+    return 1.0 if self.head_width else self.width_multiplier**-0.5
+
   def check(self) -> None:
     if not self.head_width and self.width % self.heads:
       raise UserError(
@@ -103,15 +119,23 @@ class Config:
       raise UserError(f"model: rotary positions turn pairs, and heads are {self.k} wide; an even width would do")
     if self.experts and not 1 <= self.experts_per_token <= self.experts:
       raise UserError(f"model: a token cannot go to {self.experts_per_token} of {self.experts} experts")
+    if self.experts and self.mup_base_width:
+      raise UserError("model: --model.mup_base_width has no rule for the router of experts; take one of the two")
     if self.layers % self.unroll:
       raise UserError(f"model: {self.layers} layers do not divide into turns of {self.unroll}")
 
 
 def initializers(config: Config) -> tuple[Initializer, Initializer]:
-  """(of kernels, of the kernels that end a branch)."""
+  """(of kernels between two widths of the stack, of those that end a branch)."""
   if config.initializer == "vit":
-    return glorot_uniform, glorot_uniform
+    return glorot_uniform, glorot_uniform  # whose variance falls as the widths grow, as maximal update has it
+  shrink = config.width_multiplier**-0.5
   if config.initializer == "bert":
-    normal = nn.initializers.truncated_normal(0.02)
+    normal = nn.initializers.truncated_normal(0.02 * shrink)
     return normal, normal
-  return nn.initializers.normal(0.02), nn.initializers.normal(0.02 / math.sqrt(2 * config.layers))
+  return nn.initializers.normal(0.02 * shrink), nn.initializers.normal(0.02 * shrink / math.sqrt(2 * config.layers))
+
+
+def head_initializer(config: Config) -> Initializer:
+  """Of a kernel from the stack's width to tokens or classes: the same for all widths, since logits are divided by m."""
+  return initializers(dataclasses.replace(config, mup_base_width=0))[0]

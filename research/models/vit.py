@@ -58,6 +58,8 @@ class ViT(nn.Module):
     x_BLD = layers.Dropout(config.dropout, name="dropout")(x_BLD, train=train)
     x_BLD, *_ = Transformer(config, name="transformer")(x_BLD, train=train)
     pooled_BD = x_BLD[:, 0] if self.pooling == "class" else x_BLD.mean(axis=1)
+    if config.width_multiplier != 1.0:
+      pooled_BD = pooled_BD / config.width_multiplier
     zeros = nn.initializers.zeros
     head = layers.dense(self.classes, ("embed", "classes"), dtype=config.dtype, kernel_init=zeros, name="head")
     return head(pooled_BD).astype(jnp.float32)
