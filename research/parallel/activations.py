@@ -73,14 +73,9 @@ def spread(function: Callable[..., Any], ins: Sequence[Axes | None], outs: Any) 
     return lambda *arrays: function({}, *arrays)
 
   def run(*arrays: Any) -> Any:
-    named = [(axes, x) for axes, x in zip(ins, arrays, strict=True) if axes is not None]
-    specs = [_fitting(axes, x.shape, layout) for axes, x in named]
-    cut = {
-      name: several(axis)
-      for (axes, _), spec in zip(named, specs, strict=True)
-      for name, axis in zip(axes, spec, strict=True)
-      if name is not None and axis is not None
-    }
+    named = [(axes, x.shape) for axes, x in zip(ins, arrays, strict=True) if axes is not None]
+    cut = _cut(named, layout)
+    specs = tuple(PartitionSpec(*map(cut.get, axes)) for axes, _ in named)
 
     def part(*parts: Any) -> Any:
       given = iter(parts)
@@ -88,10 +83,25 @@ def spread(function: Callable[..., Any], ins: Sequence[Axes | None], outs: Any) 
         return function(cut, *(None if axes is None else next(given) for axes in ins))
 
     out = jax.tree.map(lambda axes: PartitionSpec(*map(cut.get, axes)), outs, is_leaf=_is_axes)
-    mapped = jax.shard_map(part, mesh=layout.mesh, in_specs=tuple(specs), out_specs=out, check_vma=False)
-    return mapped(*(x for _, x in named))
+    mapped = jax.shard_map(part, mesh=layout.mesh, in_specs=specs, out_specs=out, check_vma=False)
+    return mapped(*(x for axes, x in zip(ins, arrays, strict=True) if axes is not None))
 
   return run
+
+
+def _cut(named: Sequence[tuple[Axes, Sequence[int]]], layout: Layout) -> Cut:
+  """What divides the names of several tensors: one answer for all of them, and no axis of the mesh for two names."""
+  sizes: dict[str, list[tuple[int, Sequence[int]]]] = {}
+  for axes, shape in named:
+    for name, size in zip(axes, shape, strict=True):
+      if name is not None:
+        sizes.setdefault(name, []).append((size, shape))
+  spec = zip(sizes.items(), partition(tuple(sizes), layout.rules, layout.mesh), strict=True)
+  return {
+    name: several(axis)
+    for (name, each), axis in spec
+    if axis is not None and all(_divides(name, size, axis, shape, layout) for size, shape in each)
+  }
 
 
 def _is_axes(node: Any) -> bool:
@@ -99,13 +109,17 @@ def _is_axes(node: Any) -> bool:
 
 
 def _fitting(axes: Axes, shape: Sequence[int], layout: Layout) -> PartitionSpec:
-  spec = list(partition(axes, layout.rules, layout.mesh))
-  for place, (name, size, axis) in enumerate(zip(axes, shape, spec, strict=True)):
-    if size % (count := parts_of(axis, layout.mesh)):
-      if name == STRATEGIES[layout.strategy].needs:
-        raise UserError(
-          f"parallel: activations {list(shape)} have {size} of {name}, which --parallel.strategy={layout.strategy}"
-          f" cannot divide over {axis}:{count}; {-(-size // count) * count} would, or another --parallel.mesh"
-        )
-      spec[place] = None
-  return PartitionSpec(*spec)
+  spec = partition(axes, layout.rules, layout.mesh)
+  each = zip(axes, shape, spec, strict=True)
+  return PartitionSpec(*(axis if _divides(name, size, axis, shape, layout) else None for name, size, axis in each))
+
+
+def _divides(name: str | None, size: int, axis: Any, shape: Sequence[int], layout: Layout) -> bool:
+  """Raises UserError for what the strategy is there to divide."""
+  count = parts_of(axis, layout.mesh)
+  if size % count and name == STRATEGIES[layout.strategy].needs:
+    raise UserError(
+      f"parallel: activations {list(shape)} have {size} of {name}, which --parallel.strategy={layout.strategy}"
+      f" cannot divide over {axis}:{count}; {-(-size // count) * count} would, or another --parallel.mesh"
+    )
+  return size % count == 0
