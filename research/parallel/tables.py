@@ -101,6 +101,8 @@ class Layout:
         raise UserError(f"parallel: {strategy} has no use for {axis}:{size} in --parallel.mesh; {have}")
     if self.compile != "jit" and self.strategy != "dp":
       raise UserError(f"parallel: --parallel.compile={self.compile} is for --parallel.strategy=dp; jit is for all")
+    if self.compile == "pmap" and len({device.process_index for device in self.mesh.devices.flat}) > 1:
+      raise UserError("parallel: --parallel.compile=pmap is for one process; shard_map does the same on several")
 
   @property
   def rules(self) -> tuple[Rule, ...]:
