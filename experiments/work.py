@@ -119,10 +119,10 @@ def _train(
 ) -> int:
   config, workdir, plan, began = request.config, request.workdir, job.plan, time.monotonic()
   abstract = job.abstract_state
-  start = checkpoints.latest
+  start, flops = checkpoints.latest, job.counting()
   state = origin.begin(job.initial_state(), first) if start is None else checkpoints.restore(start, abstract)
   start = start or 0
-  forms, update = call.forms(), job.one_update(call)
+  forms = call.forms()
   _write_provenance(request, job, abstract, forms)
 
   headline = getattr(job.task.judge, "headline", None) or _headline(job)
@@ -140,6 +140,7 @@ def _train(
       report.note(f"going on from step {start}")
     watched = list(job.data.evaluation)[:1]  # validation where there is one, else the test
     scores = selection.from_records(plan.best_metric, earlier) if plan.best_metric else []
+    update = job.one_update(call, flops())
     sample_key, shown = jax.random.key(config.seed), SAMPLES[job.task.sampled]
     try:
       with Profile(plan.profile, workdir / "profile", call.text, report.note) as profile:
