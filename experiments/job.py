@@ -1,11 +1,11 @@
 """Everything that an experiment's flags stand for, made but not started: data, task, layout, plan, compiled calls."""
 
+import concurrent.futures
 import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from experiments.schema import Experiment
 from research import loop, steps, throughput
 from research.data.splits import Splits
 from research.errors import UserError
+from research.kernels import choice
 from research.parallel.mesh import make_mesh
 from research.parallel.peak import peak_flops
 from research.parallel.tables import Layout
@@ -63,23 +64,30 @@ class Job:
       abstract=self.abstract_state,
     )
 
-  def _first_batch(self, given: Any) -> Batch:
-    return self.data.augment(self.data.train.batch(given, jnp.int32(0)), jax.random.key(0))
-
-  def one_update(self, call: steps.TrainingCall) -> throughput.Update:
-    """What speeds are computed from. Its FLOPs are counted while `call` compiles; a peak that is not known yet is
-    measured once it has."""
-    batch = jax.eval_shape(self._first_batch, self.data.train.inputs(0))
+  @functools.cached_property
+  def _batch(self) -> Batch:
+    """Shapes and dtypes of what a step is given."""
+    whole = lambda given: self.data.augment(self.data.train.batch(given, jnp.int32(0)), jax.random.key(0))  # noqa: E731
+    shapes = jax.eval_shape(whole, self.data.train.inputs(0))
     self.data.train.close()
-    task, devices = self.task, self.mesh.size
-    flops = task.flops(batch) if task.flops is not None else 0.0
+    return shapes
+
+  def counting(self) -> Callable[[], float]:
+    """Model FLOPs of an update, 0 where the task does not tell: counted from now on, beside what else a start takes."""
+    if self.task.flops is None:
+      return float
+    pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="flops")
+    return pool.submit(choice.carried(self.task.flops), self._batch).result
+
+  def one_update(self, call: steps.TrainingCall, flops: float) -> throughput.Update:
+    """What speeds are computed from. A peak that is not known yet is measured once `call` is compiled."""
     dtype = getattr(getattr(self.config, "model", None), "dtype", "float32")
     return throughput.Update(
       examples=self.config.data.batch_size,
-      devices=devices,
-      tokens=task.tokens(batch) if task.tokens is not None else 0,
+      devices=self.mesh.size,
+      tokens=self.task.tokens(self._batch) if self.task.tokens is not None else 0,
       flops=flops,
-      peak=peak_flops(devices, dtype, call.text) if flops else 0.0,
+      peak=peak_flops(self.mesh.size, dtype, call.text) if flops else 0.0,
     )
 
   @functools.cached_property

@@ -125,10 +125,10 @@ def _train(
 ) -> int:
   config, workdir, plan, began = request.config, request.workdir, job.plan, time.monotonic()
   abstract = job.abstract_state
-  start = by_first(lambda: checkpoints.latest)
+  start, flops = by_first(lambda: checkpoints.latest), job.counting()
   state = origin.begin(job.initial_state(), first) if start is None else checkpoints.restore(start, abstract)
   start = start or 0
-  forms, update = call.forms(), job.one_update(call)
+  forms = call.forms()
   by_first(lambda: _write_provenance(request, job, abstract, forms))
 
   headline = getattr(job.task.judge, "headline", None) or _headline(job)
@@ -145,6 +145,7 @@ def _train(
       report.note(f"going on from step {start}")
     watched = list(job.data.evaluation)[:1]  # validation where there is one, else the test
     scores = [(step, value) for step, value in scores]
+    update = job.one_update(call, flops())
     sample_key, shown = jax.random.key(config.seed), SAMPLES[job.task.sampled]
     try:
       with Profile(plan.profile, workdir / "profile", call.text, report.note) as profile:

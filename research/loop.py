@@ -110,7 +110,7 @@ def fit(
   Raises:
     BadNumbers: a metric whose name ends in "loss", or the gradient, is NaN or infinite. No checkpoint is saved then.
   """
-  start, step = int(state.step), int(state.step)
+  start = step = int(jax.block_until_ready(state).step)
   late = Late(report, update or throughput.Update(feed.plan.batch_size), step)
   while step < plan.total_steps and not selection.exhausted(plan.best_metric, scores, plan.patience):
     pausing, stopping, is_best = False, False, False
@@ -190,9 +190,9 @@ class Late:
     refuse_bad_numbers(step, {name: value for name, value in scalars.items() if name.endswith("loss")})
 
   def settle(self) -> None:
-    """Reads what is held and makes sure that the newest numbers are numbers, logged or not."""
+    """Reads what is held and makes sure that the newest numbers are numbers, logged or not; then no device works."""
     self.read()
-    newest = jax.device_get(self._newest)
+    newest = jax.device_get(jax.block_until_ready(self._newest))  # to read them waits for one device of several
     refuse_bad_numbers(self._last_step, {f"train/{name}": float(value) for name, value in newest.items()})
 
   def pause(self) -> None:

@@ -197,7 +197,7 @@ def evaluation_call(task: Task, feed: Feed, transform: Transform, layout: Layout
       if step % AHEAD == AHEAD - 1:
         jax.block_until_ready(number)
     feed.close()
-    return jax.device_get(sums)
+    return jax.device_get(jax.block_until_ready(sums))  # on every device: to read them waits for one
 
   return evaluate
 

@@ -18,21 +18,21 @@ class Model(Transformer):
   ngrams: tuple[int, ...] = flag((), "lengths of n-grams whose hashed embeddings are added, as in 2,3,4; empty: none")
   ngram_rows: int = flag(16_384, "rows of each length's table", low=1)
   tied: bool = flag(True, "the head is the embedding's transpose")
-  vocabulary: int = flag(0, "rows of the embedding, where that is to be more than the tokenizer's tokens", low=0)
+  embedding_rows: int = flag(0, "rows of the embedding, where they are to be more than the tokenizer's tokens", low=0)
   logit_softcap: float = flag(0.0, "bound of the logits, by tanh; 0: none", low=0.0)
 
 
 def make_network(model: Model, tokenizer: Tokenizer) -> LanguageModel:
   """Raises UserError where the flags do not fit together."""
-  if model.vocabulary and model.vocabulary < tokenizer.size:
+  if model.embedding_rows and model.embedding_rows < tokenizer.size:
     raise UserError(
-      f"flags: --model.vocabulary={model.vocabulary} is less than the tokenizer's {tokenizer.size} tokens;"
+      f"flags: --model.embedding_rows={model.embedding_rows} is less than the tokenizer's {tokenizer.size} tokens;"
       f" {-(-tokenizer.size // 128) * 128} would do"
     )
   return LanguageModel(
     model.config(rotary=model.positions == "rotary"),
-    vocabulary=model.vocabulary or tokenizer.size,
-    unused=max(model.vocabulary - tokenizer.size, 0),
+    vocabulary=model.embedding_rows or tokenizer.size,
+    unused=max(model.embedding_rows - tokenizer.size, 0),
     context=model.context,
     positions=model.positions,
     ngrams=model.ngrams,

@@ -27,7 +27,8 @@ def section(run: Run) -> str:
   if not last and not run.profile:
     return ""
   told = [words.format(say(name, last[name])) for name, words in _SAID.items() if name in last]
-  lead = f'<p class="lead">{html.escape(", ".join(told)).capitalize()}.</p>' if told else ""
+  text = ", ".join(told)
+  lead = f'<p class="lead">{html.escape(text[:1].upper() + text[1:])}.</p>' if told else ""
   cards = "".join(svg.card(panel, run.step) for panel in panels(run.curves) if panel.name in _CURVES)
   curves = f'<details><summary>curves</summary><div class="charts">{cards}</div></details>' if cards else ""
   return f"<h2>Speed</h2>{lead}{_profile(run.profile) if run.profile else ''}{curves}"

@@ -12,7 +12,7 @@ from research.parallel.chips import Chip
 
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
-  """What was measured so far, by a processor of 4 TFLOP/s in float32 and 12 in bfloat16; nothing is kept yet."""
+  """What was measured, of a processor that gives 4 TFLOP/s in float32 and 12 in bfloat16; nothing is kept yet."""
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
   asked = []
 

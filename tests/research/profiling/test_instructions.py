@@ -1,6 +1,6 @@
 """Instructions in words: paths as flax and jax write them, and a program that XLA compiled here."""
 
-from pathlib import Path
+import re
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def program():
   def update(w, x):
     with jax.named_scope("layer"):
       y = jnp.tanh(x @ w)
-    return w + jnp.cos(w) * y.sum()  # the line that names of what is in no module tell
+    return w + jnp.cos(w) * y.sum()
 
   return jax.jit(update).lower(jnp.ones((64, 64)), jnp.ones((64, 64))).compile().as_text()
 
@@ -52,9 +52,9 @@ def test_a_compiled_programs_product_is_found_whatever_xla_calls_it(program):
 
 
 def test_what_is_in_no_module_is_told_by_its_line(program):
-  source = Path(__file__).read_text().splitlines()
-  line = next(place for place, text in enumerate(source, 1) if "# the line that names of" in text)
-  assert any(name.endswith(f"profiling/test_instructions.py:{line}") for name in names(program).values())
+  # Which line is not asked: a program from the compilation cache has those of the source that it was compiled from.
+  told = re.compile(r"[\w ]+, research/profiling/test_instructions\.py:\d+")
+  assert any(told.fullmatch(name) for name in names(program).values())
 
 
 def test_another_programs_instructions_keep_their_names(program):

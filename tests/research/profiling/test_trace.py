@@ -52,8 +52,8 @@ def test_a_tpus_loop_holds_its_body_and_steps_and_modules_are_no_operations(tmp_
   found = read(tmp_path, plane("/device:TPU:0", lines), plane("/host:CPU", {"python": [("train", 0, 5000, {})]}))
   assert (found.seconds, found.devices) == (pytest.approx(800e-9), 1)
   assert found.outside == pytest.approx(200 / 800)
-  counts = [(each.instruction, each.count) for each in found.operations]
-  assert counts == [("fusion.2", 2), ("while.1", 1), ("copy.3", 1)]
+  assert [each.instruction for each in found.operations] == ["fusion.2", "while.1", "copy.3"]
+  assert [each.count for each in found.operations] == [2, 1, 1]
   assert [each.seconds for each in found.operations] == pytest.approx([400e-9, 100e-9, 100e-9])
   assert [each.share for each in found.operations] == pytest.approx([4 / 6, 1 / 6, 1 / 6])
 
@@ -76,15 +76,13 @@ def test_a_gpus_streams_overlap_and_devices_are_averaged(tmp_path):
 
 
 def test_a_cpus_devices_are_told_apart_and_waits_for_threads_are_work(tmp_path):
-  def facts(device, name="dot.1"):
-    return {"hlo_op": name, "hlo_module": "jit_update", "device_ordinal": device}
+  def facts(device):
+    return {"hlo_op": "dot.1", "hlo_module": "jit_update", "device_ordinal": device}
 
   wait = "ThunkExecutor::Execute (wait for completion)"
   lines = {
     "tf_XLAEigen/1": [("ThreadpoolListener::StartRegion", 0, 0, {}), ("dot.1", 0, 50, facts(0)), (wait, 50, 50, {})],
-    "tf_XLAEigen/2": [
-      ("dot.1", 100, 50, facts(1)), ("end: dot.1", 150, 0, {}), (wait, 300, 100, {"device_ordinal": 0})
-    ],
+    "tf_XLAEigen/2": [("dot.1", 100, 50, facts(1)), ("end: dot.1", 150, 0, {}), (wait, 300, 100, facts(0))],
     "python": [("PjitFunction(update)", 0, 1000, {})],
   }
   found = read(tmp_path, plane("/host:CPU", lines))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import research
+from research import throughput
 from research.report import Report, terminal
 
 ANSI = re.compile(r"\x1b")
@@ -30,6 +31,17 @@ def test_plain_output_is_whole_lines_without_control_codes(tmp_path, capsys):
   # A hundred steps within five seconds are one line; an evaluation always is one.
   assert [line.startswith("step ") for line in lines] == [False, True, True, False]
   assert re.match(r"step 100/1,000 · validation/accuracy 12\.35% · 1,230 examples/s · \d+ s left$", lines[2])
+
+
+def test_a_line_tells_tokens_the_share_of_the_peak_and_memory(tmp_path, capsys):
+  measured = throughput.Update(examples=16, devices=2, tokens=16 * 64, flops=1e9, peak=1e10).speeds(10, 4.0)
+  measured["train/device_memory_peak_bytes"] = 1.5 * 2**30
+  with Report(tmp_path, header={}, total_steps=1000, batch_size=16) as report:
+    report.progress(1)
+    report.train(100, {"train/loss": 0.5, **measured})
+  line = capsys.readouterr().out.splitlines()[0]
+  speed = r"2,560 tokens/s \(1,280 a device\) · MFU 12\.5% · \d+ s left · 1\.5 GiB"
+  assert re.fullmatch(rf"step 100/1,000 · train/loss 0\.5000 · {speed}", line)
 
 
 def test_quiet_is_silent(tmp_path, capsys):
