@@ -27,7 +27,7 @@ def check_request(request: Any) -> None:
   if not processes.joined():
     return
   if request.word in ALONE:
-    raise UserError(f"{request.word}: it {ALONE[request.word]}; start it once, outside the {processes.count()} processes")
+    raise UserError(f"{request.word}: it {ALONE[request.word]}; start it once, not in {processes.count()} processes")
   found = provenance.code()
   git = found["git"] or {"commit": None, "dirty": None}
   facts = {f"--{name}": flags.write_value(value) for name, value in flags.values(request.config).items()}

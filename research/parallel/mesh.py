@@ -60,5 +60,5 @@ def _first(devices: Sequence[jax.Device], count: int, hosts: int, text: str) -> 
   for device in devices:
     chosen.setdefault(device.process_index, []).append(device)
   if rest or min(map(len, chosen.values())) < each:
-    raise UserError(f"parallel: --parallel.mesh={text} wants {count} devices, which {hosts} processes do not share evenly")
+    raise UserError(f"parallel: --parallel.mesh={text} wants {count} devices, and {hosts} processes share them evenly")
   return [device for mine in chosen.values() for device in mine[:each]]

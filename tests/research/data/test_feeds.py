@@ -73,3 +73,41 @@ def test_the_batch_is_divided_over_the_data_axis(digits, mesh):
   inputs = by_grain.inputs(0)
   assert {shard.data.shape for shard in inputs["image"].addressable_shards} == {(8, 8, 8, 1)}
   by_grain.close()
+
+
+class _Elsewhere:
+  """A batch's sharding as one of several processes sees it: rows on some of the devices, in any order."""
+
+  is_fully_addressable = False
+
+  def __init__(self, places):
+    self.places = places
+
+  def addressable_devices_indices_map(self, shape):
+    devices = jax.devices()[: len(self.places)]
+    return {device: (slice(*place),) for device, place in zip(devices, self.places, strict=True)}
+
+
+@pytest.mark.parametrize(
+  ("places", "rows"),
+  [
+    ([(None, 4), (4, 8)], [0, 1, 2, 3, 4, 5, 6, 7]),
+    ([(12, None), (4, 8)], [4, 5, 6, 7, 12, 13, 14, 15]),  # in the mesh's order, whatever the process' number
+    ([(8, 12), (8, 12)], [8, 9, 10, 11]),  # two devices of an axis that divides no batch
+  ],
+)
+def test_a_process_reads_the_rows_of_its_devices(monkeypatch, places, rows):
+  share = feeds.Share(_Elsewhere(places), 16)
+  np.testing.assert_array_equal(share.rows_R, rows)
+  given = []
+
+  def from_parts(shape, sharding, part):
+    given.extend([shape, [part((slice(*place),)) for place in sharding.places]])
+
+  monkeypatch.setattr(feeds.arrays, "from_parts", from_parts)
+  share.to_devices(np.stack([share.rows_R, -share.rows_R], axis=1))
+  shape, parts = given
+  assert shape == (16, 2)
+  for (start, stop), part in zip(places, parts, strict=True):
+    np.testing.assert_array_equal(part[:, 0], np.arange(16)[start:stop])
+    np.testing.assert_array_equal(part[:, 1], -np.arange(16)[start:stop])
