@@ -103,7 +103,7 @@ def test_the_kernels_that_ran_are_told_and_a_run_keeps_them(capsys, tmp_path):
   assert all(name in page for name in kernels)
   assert "--kernels=conv=xla there" in refused(capsys, CNN, line)
   assert command.main(CNN, ["preflight", *QUICK]) == 0
-  assert "cpu: conv.input_gradient, conv.weight_gradient, dense.weight_gradient" in capsys.readouterr().out
+  assert "native: conv, conv.input_gradient, conv.weight_gradient; xla: dense" in capsys.readouterr().out
   assert "no operation 'con' (did you mean conv?)" in refused(capsys, CNN, [*QUICK, "--kernels=con=xla"])
 
 

@@ -36,7 +36,7 @@ def test_refusals(text, complaint):
 
 class _Device:
   def __init__(self, number, process_index):
-    self.id, self.process_index = number, process_index
+    self.id, self.process_index, self.platform = number, process_index, "cpu"
 
 
 @pytest.fixture
