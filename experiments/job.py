@@ -87,7 +87,7 @@ class Job:
       devices=self.mesh.size,
       tokens=self.task.tokens(self._batch) if self.task.tokens is not None else 0,
       flops=flops,
-      peak=peak_flops(self.mesh.size, dtype, call.text) if flops else 0.0,
+      peak=peak_flops(self.mesh.size, dtype, call.compiled) if flops else 0.0,
     )
 
   @functools.cached_property

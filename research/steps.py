@@ -35,15 +35,20 @@ class TrainingCall:
   Attributes:
     program: (state, inputs, count) → the same, once it is compiled.
     forms: → {operation: form} of `research.kernels` in it, once it is traced; {} of one that is not compiled ahead.
-    text: → the compiled program in XLA's words, once it is compiled; "" of one that is not compiled ahead.
+    compiled: → the compiled program, once it is; None of one that is not compiled ahead.
   """
 
   program: Callable[[State, Any, int], tuple[State, Metrics]]
   forms: Callable[[], dict[str, str]] = dict
-  text: Callable[[], str] = str
+  compiled: Callable[[], jax.stages.Compiled | None] = lambda: None
 
   def __call__(self, state: State, inputs: Any, count: int) -> tuple[State, Metrics]:
     return self.program(state, inputs, count)
+
+  def text(self) -> str:
+    """The compiled program in XLA's words, once it is compiled; "" of one that is not compiled ahead."""
+    compiled = self.compiled()
+    return (compiled and compiled.as_text()) or ""
 
 
 class Initialization:
@@ -133,10 +138,10 @@ def training_call(
 
 def _begun(
   program: jax.stages.Wrapped, feed: Feed, abstract: State, begin: bool, *more: jax.Array
-) -> tuple[Callable[[], Callable], Callable[[], dict[str, str]], Callable[[], str]]:
-  """Ways to the compiled program, to its kernels' forms and to its text; with `begin` a thread begins now."""
+) -> tuple[Callable[[], Callable], Callable[[], dict[str, str]], Callable[[], jax.stages.Compiled | None]]:
+  """Ways to what is called, to its kernels' forms and to the compiled program; with `begin` a thread begins now."""
   if not begin:
-    return lambda: program, dict, str
+    return lambda: program, dict, lambda: None
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), feed.inputs(0))
 
   def trace() -> tuple[jax.stages.Traced, dict[str, str]]:
@@ -146,7 +151,7 @@ def _begun(
   pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="compile")
   traced = pool.submit(choice.carried(trace))
   compiled = pool.submit(lambda: traced.result()[0].lower().compile())
-  return compiled.result, lambda: traced.result()[1], lambda: compiled.result().as_text()
+  return compiled.result, lambda: traced.result()[1], compiled.result
 
 
 def training_program(

@@ -1,7 +1,7 @@
-"""FLOP/s of one device of this process at its best: from the makers' tables, or measured once on this machine and kept.
+"""FLOP/s of one device of this process at its best: from the makers' tables, or the best that was measured here so far.
 
-What is kept is a plain number for each processor, how many cores of it may be used, and version of jax; deleting the
-file measures anew.
+A busy machine measures too little, so each start tries a few products and the greatest figure of all starts is kept, a
+plain number for each processor, how many cores of it may be used, dtype and version of jax.
 """
 
 import contextlib
@@ -19,29 +19,28 @@ from research.parallel import roofline
 from research.parallel.chips import CHIPS
 from research.report.atomic import write_atomically
 
-DTYPES = ("float32", "bfloat16")
+FIRST, AGAIN = 20, 3  # products that are tried where nothing is known yet, and at each start after that
 
 
 def peak_flops(devices: int, dtype: str, quiet: Callable[[], object] = lambda: None) -> float:
   """Of products of "float32" or "bfloat16" operands on one device of a mesh of `devices`.
 
-  The virtual devices of a CPU share what it has. `quiet` is called before something is measured, which takes a second
-  and wants the machine for itself: it waits for what else goes on.
+  The virtual devices of a CPU share what it has. `quiet` is called before something is measured, which takes tenths of
+  a second and wants the machine for itself: it waits for what else goes on.
   """
   device = jax.local_devices()[0]
   if device.device_kind in roofline.NAMES:
     return CHIPS[roofline.NAMES[device.device_kind]].peak(dtype)
   sharing = max(1, devices // jax.process_count()) if device.platform == "cpu" else 1
-  name = " ".join([_processor(device), f"jax {jax.__version__}"])
-  known = _kept()
-  if name not in known:
-    quiet()
-    chip = roofline.measured(1)
-    known[name] = {each: chip.peak(each) for each in DTYPES}
-    with contextlib.suppress(OSError, UserError):  # then it is measured at each start
+  known, name = _kept(), f"{dtype} on {_processor(device)}, jax {jax.__version__}"
+  quiet()
+  found = roofline.product_flops(device, dtype, AGAIN if name in known else FIRST)
+  if found > known.get(name, 0.0):
+    known[name] = found
+    with contextlib.suppress(OSError, UserError):  # then nothing is known at the next start
       path().parent.mkdir(parents=True, exist_ok=True)
       write_atomically(path(), json.dumps(known, indent=1) + "\n")
-  return known[name]["bfloat16" if dtype == "bfloat16" else "float32"] / sharing
+  return known[name] / sharing
 
 
 def path() -> Path:
@@ -49,14 +48,14 @@ def path() -> Path:
   return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flagship" / "peaks.json"
 
 
-def _kept() -> dict[str, dict[str, float]]:
+def _kept() -> dict[str, float]:
   """{} where there is none, or one that does not hold what it should."""
   try:
     found = json.loads(path().read_text(encoding="utf-8"))
-    rates = [float(each[dtype]) for each in found.values() for dtype in DTYPES]
-  except (OSError, ValueError, LookupError, AttributeError, TypeError):
+    whole = all(math.isfinite(rate) and rate > 0 for rate in found.values())
+  except (OSError, ValueError, AttributeError, TypeError):
     return {}
-  return found if all(math.isfinite(rate) and rate > 0 for rate in rates) else {}
+  return found if whole else {}
 
 
 def _processor(device: jax.Device) -> str:

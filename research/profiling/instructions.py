@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 _MODULE = re.compile(r"HloModule ([\w.\-]+)")
 _HEAD = re.compile(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
-_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = .*?[\])}] ([\w\-]+)\(")
+_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (\w+\[[\d,]*\])?.*?[\])}] ([\w\-]+)\(")
 _FACTS = {
   "path": re.compile(r'op_name="([^"]*)"'),
   "calls": re.compile(r"calls=%?([\w.\-]+)"),
@@ -43,12 +43,12 @@ class Program:
         body = self._bodies.setdefault(head[1], [])
       elif instruction := _INSTRUCTION.match(line):
         told = {name: match[1] for name, pattern in _FACTS.items() if (match := pattern.search(line))}
-        self._facts[instruction[1]] = {"kind": instruction[2], **told}
+        self._facts[instruction[1]] = {"kind": instruction[3], "shape": instruction[2] or "", **told}
         body.append(instruction[1])
 
   def name(self, program: str, instruction: str) -> str:
     """"transformer/layers/mlp/up dot_general, backward"; outside of a model's modules "add, optax/_src/update.py:42";
-    the instruction's own name where nothing is known of it.
+    "copy of f32[8,128]" where nobody asked for it; its own name where nothing is known of it.
 
     Args:
       program: the HLO module that the instruction is of; what is not this program's is said with its module.
@@ -59,7 +59,15 @@ class Program:
     facts = self._telling(instruction)
     words, inside = describe(facts.get("path", ""), facts.get("target", ""))
     source = "" if inside else self._sources.line(facts.get("frame", ""))
-    return ", ".join(filter(None, [words, source])) if words else instruction
+    return ", ".join(filter(None, [words, source])) if words else self._kind(instruction)
+
+  def _kind(self, instruction: str) -> str:
+    """What XLA put in for its own ends: a copy into another layout, zeros to add to."""
+    own = self._facts.get(instruction)
+    if own is None or not own["shape"]:
+      return instruction
+    last = self._bodies.get(own.get("calls", ""), [instruction])[-1]
+    return f"{self._facts[last]['kind']} of {own['shape']}"
 
   def _telling(self, instruction: str) -> dict[str, str]:
     """The facts that say most: of a fusion's product where it has one, else its own, else of its last named part."""

@@ -57,6 +57,26 @@ def test_what_is_in_no_module_is_told_by_its_line(program):
   assert any(told.fullmatch(name) for name in names(program).values())
 
 
+def test_what_nobody_asked_for_is_told_by_its_kind_and_shape():
+  text = """HloModule jit_update, is_scheduled=true
+
+%wrapped_broadcast_computation (p: f32[]) -> f32[4,8] {
+  %p = f32[] parameter(0)
+  ROOT %broadcast.1 = f32[4,8]{1,0} broadcast(%p), dimensions={}
+}
+
+ENTRY %main (a: f32[8,4]) -> (f32[8,4], f32[4,8]) {
+  %a = f32[8,4]{1,0} parameter(0)
+  %zero = f32[] constant(0)
+  %copy.7 = f32[8,4]{0,1} copy(%a)
+  %wrapped_broadcast = f32[4,8]{1,0} fusion(%zero), kind=kLoop, calls=%wrapped_broadcast_computation
+  ROOT %tuple.1 = (f32[8,4]{0,1}, f32[4,8]{1,0}) tuple(%copy.7, %wrapped_broadcast)
+}
+"""
+  named = {each: Program(text).name("jit_update", each) for each in ("copy.7", "wrapped_broadcast", "tuple.1")}
+  assert named == {"copy.7": "copy of f32[8,4]", "wrapped_broadcast": "broadcast of f32[4,8]", "tuple.1": "tuple.1"}
+
+
 def test_another_programs_instructions_keep_their_names(program):
   known = next(iter(names(program)))
   assert Program(program).name("jit_evaluate", known) == f"{known} of jit_evaluate"
