@@ -191,9 +191,8 @@ def _check_port(address: str) -> None:
   try:
     socket.create_server(("", port), family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual).close()
   except OSError as error:
-    raise UserError(
-      f"processes: process 0 cannot listen at {address}: {error.strerror or error}; give another port"
-    ) from error
+    reason = os.strerror(error.errno) if error.errno else error
+    raise UserError(f"processes: process 0 cannot listen at {address}: {reason}; give another port") from error
 
 
 def _give_up(cluster: Cluster) -> None:
