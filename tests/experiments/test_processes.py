@@ -95,11 +95,11 @@ def test_what_is_wrong_in_one_process_ends_all_with_its_words(tmp_path):
 
 @pytest.mark.slow
 def test_a_signal_to_one_stops_all_at_one_step_and_fewer_go_on(tmp_path):
-  """Four processes, then two, then one, with another strategy each time; the end is that of an uninterrupted run."""
+  """Four processes, then two, then one; the end is that of an uninterrupted run."""
   arguments = [*GPT, "--run.steps=400", "--run.eval_every=200", "--run.checkpoint_every=400", "--run.log_every=20"]
   workdir, steps = tmp_path / "run", []
-  for count, layout in ((4, ["--parallel.strategy=fsdp"]), (2, TENSOR)):
-    processes = started.begin(count, experiment("gpt", [*arguments, *layout], workdir))
+  for count in (4, 2):
+    processes = started.begin(count, experiment("gpt", arguments, workdir))
     before = steps[-1] if steps else 0
     wait_for_line(processes, workdir, before + 20)
     processes[count - 1].send_signal(signal.SIGTERM)
@@ -115,9 +115,6 @@ def test_a_signal_to_one_stops_all_at_one_step_and_fewer_go_on(tmp_path):
   ours, whole = (json.loads((each / "result.json").read_text()) for each in (workdir, tmp_path / "whole"))
   assert ours["metrics"]["validation/loss"] == pytest.approx(whole["metrics"]["validation/loss"], rel=1e-3)
   assert [line["step"] for line in lines(workdir)] == [line["step"] for line in lines(tmp_path / "whole")]
-
-
-TENSOR = ["--parallel.mesh=data:2,model:4", "--parallel.strategy=fsdp_tp"]
 
 
 def wait_for_line(processes, workdir, step):
