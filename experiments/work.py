@@ -25,6 +25,7 @@ from research.errors import UserError
 from research.kernels import choice
 from research.models.table import parameter_count
 from research.nearest import hint
+from research.parallel import processes
 from research.parallel.agreement import by_first, stop, together
 from research.report import Report, measures, rebuild, record
 from research.signals import StopRequest
@@ -40,9 +41,13 @@ def run(definition: Definition, request: Request) -> int:
   logging.getLogger("absl").setLevel(logging.CRITICAL)
   warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
   cluster.check_request(request)
-  if request.config.run.compilation_cache:
+  on_cpu = jax.default_backend() == "cpu"
+  if on_cpu and processes.joined():
+    # Programs of XLA's CPU that come from the cache wait in different collectives in different processes, for ever.
+    jax.config.update("jax_enable_compilation_cache", False)
+  elif request.config.run.compilation_cache:
     keep_compiled_programs()
-  if jax.default_backend() == "cpu":
+  if on_cpu:
     keep_freed_memory()
   words = {
     "train": train, "eval": evaluate, "sample": sample.run, "export": interchange.export, "preflight": preflight

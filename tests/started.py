@@ -41,13 +41,19 @@ def begin(count, command, own=lambda index: []):
 
 def end(processes, seconds=SECONDS):
   """Their (exit code, stdout, stderr), once they have ended by themselves."""
+  hanging = False
   try:
-    outputs = [process.communicate(timeout=seconds) for process in processes]
+    for process in processes:
+      process.communicate(timeout=seconds)
+  except subprocess.TimeoutExpired:
+    hanging = True
   finally:
     for process in processes:
       process.kill()
-      process.wait()
-  return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
+    ended = [(process, *process.communicate()) for process in processes]
+  told = [(process.returncode, *output) for process, *output in ended]
+  assert not hanging, told
+  return told
 
 
 def run(count, command, own=lambda index: [], seconds=SECONDS):

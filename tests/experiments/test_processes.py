@@ -11,6 +11,7 @@ from PIL import Image
 
 from experiments import command
 from experiments.mlp.__main__ import EXPERIMENT as MLP
+from research.checkpoint import Checkpoints
 from tests import started
 
 SMALL = [
@@ -116,6 +117,22 @@ def test_a_signal_to_one_stops_all_at_one_step_and_fewer_go_on(tmp_path):
   ours, whole = (json.loads((each / "result.json").read_text()) for each in (workdir, tmp_path / "whole"))
   assert ours["metrics"]["validation/loss"] == pytest.approx(whole["metrics"]["validation/loss"], rel=1e-3)
   assert [line["step"] for line in lines(workdir)] == [line["step"] for line in lines(tmp_path / "whole")]
+  ours, whole = parameters(workdir, 400), parameters(tmp_path / "whole", 400)
+  assert ours.keys() == whole.keys()
+  del whole["params/transformer/layers/attention/key/bias"]  # it moves no softmax: its gradient is rounding alone
+  for name, expected in whole.items():  # rounding that 400 updates have carried on
+    gap = np.linalg.norm(ours[name] - expected) / np.linalg.norm(expected)
+    assert gap < FINAL, (name, gap)
+
+
+FINAL = 1e-3
+
+
+def parameters(workdir, step):
+  checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+  found = checkpoints.arrays(step, ("params",))
+  checkpoints.close()
+  return found
 
 
 TENSOR = ["--parallel.mesh=data:2,model:4", "--parallel.strategy=fsdp_tp"]
@@ -128,7 +145,7 @@ def wait_for_line(processes, workdir, step):
     if (workdir / "metrics.jsonl").exists() and any(line["step"] >= step for line in lines(workdir)):
       return
     time.sleep(0.05)
-  raise AssertionError(started.end(processes, 1))
+  raise AssertionError(f"no line of step {step}: {started.end(processes, 1)}")
 
 
 @pytest.mark.slow
