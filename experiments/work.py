@@ -25,6 +25,7 @@ from research.errors import UserError
 from research.kernels import choice
 from research.models.table import parameter_count
 from research.nearest import hint
+from research.parallel import processes
 from research.parallel.agreement import by_first, stop, together
 from research.profiling import Profile
 from research.report import Report, measures, rebuild, record
@@ -40,14 +41,20 @@ def run(definition: Definition, request: Request) -> int:
   # Orbax prints every thread's trace of a failed save; the error itself is raised, and told in one line.
   logging.getLogger("absl").setLevel(logging.CRITICAL)
   warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
-  if request.config.run.compilation_cache:
-    keep_compiled_programs()
   if request.word == "preflight":  # before a device is asked for: it may compile for others
     from experiments import preflight
 
+    if request.config.run.compilation_cache:
+      keep_compiled_programs()
     return preflight.run(definition, request)
   cluster.check_request(request)
-  if jax.default_backend() == "cpu":
+  on_cpu = jax.default_backend() == "cpu"
+  if on_cpu and processes.joined():
+    # Programs of XLA's CPU that come from the cache wait in different collectives in different processes, for ever.
+    jax.config.update("jax_enable_compilation_cache", False)
+  elif request.config.run.compilation_cache:
+    keep_compiled_programs()
+  if on_cpu:
     keep_freed_memory()
   words = {"train": train, "eval": evaluate, "sample": sample.run, "export": interchange.export}
   with choice.configured(request.config.kernels):

@@ -109,7 +109,7 @@ def test_a_trace_without_operations_is_an_error(tmp_path):
 def of_a_product(tmp_path, rest):
   """The summary of six products of this machine's first device, `rest` seconds between them."""
   multiply = jax.jit(lambda x, w: jnp.tanh(x @ w))
-  x = jnp.ones((512, 512))
+  x = jnp.ones((1024, 1024))  # large enough that tanh, compiled with the least effort, takes less
   jax.block_until_ready(multiply(x, x))
   options = jax.profiler.ProfileOptions()
   options.python_tracer_level = 0
