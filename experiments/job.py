@@ -137,6 +137,8 @@ def make_job(
 
     config = automatic.choose(definition, config, splits, say, target)
   mesh = make_mesh(config.parallel.mesh, config.data.batch_size // config.batch_parts, devices)
+  if target is not None:
+    target.check(mesh.size)
   layout = Layout(mesh, config.parallel.strategy, config.parallel.compile, config.parallel.micro_batches)
   layout.check()
   if not config.parallel.mesh and mesh.size < (count := len(devices or jax.devices())):

@@ -47,5 +47,4 @@ def _devices(platform: str, **options: str) -> list[jax.Device]:
     return topologies.get_topology_desc(platform=platform, **options).devices
   except Exception as error:  # jaxlib's own, of several kinds
     name, reason = options.get("topology_name", platform), str(error).splitlines()[0]
-    wanted = "" if platform in reason or "opology" in reason else "; pip install '.[aot]' brings the compilers"
-    raise UserError(f"aot: no devices of {name}: {reason}{wanted}") from error
+    raise UserError(f"aot: no devices of {name}: {reason}") from error

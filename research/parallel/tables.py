@@ -162,7 +162,7 @@ class Layout:
     if needs in ("layers", "experts") and not any(needs in names for names in known.values()):
       raise UserError(
         f"parallel: --parallel.strategy={self.strategy} divides {needs}, and no parameter of this model has an axis of"
-        f" them{'; --model.experts=8 would' if needs == 'experts' else ''}"
+        f" them{': it wants a transformer with --model.experts' if needs == 'experts' else ''}"
       )
 
     def sharding(path: Any, leaf: Any) -> NamedSharding:

@@ -19,6 +19,7 @@ from research.parallel.threads import EACH, VARIABLE
 # Slices that are let, by Google's tables; libtpu knows more of the three-dimensional ones.
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
+MOST_CPUS = 512  # virtual devices: each has threads of its own
 SLICES = {"v5e": _FLAT, "v6e": _FLAT, "v4": _CUBES, "v5p": _CUBES, "tpu7x": _CUBES}
 
 
@@ -40,6 +41,14 @@ class Target:
   platform: str
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+  def check(self, used: int) -> None:
+    """Raises UserError for a mesh that leaves chips of a TPU slice out: its compiler takes whole ones only."""
+    if self.platform == "tpu" and used != len(self.devices):
+      raise UserError(
+        f"preflight: a mesh of {used} devices does not fill the {len(self.devices)} of {self.name}; give a"
+        " --parallel.mesh and a --data.batch_size that do, or a smaller --topology"
+      )
+
 
 def target(name: str) -> Target:
   """Raises UserError for a topology that there is not, or that cannot be compiled for on this machine."""
@@ -52,15 +61,19 @@ def target(name: str) -> Target:
   if kind in SLICES:
     if not re.fullmatch(r"\d+(x\d+)+", size):
       raise UserError(f"preflight: --topology={name} is no CHIP:SHAPE, such as {kind}:{SLICES[kind][3]}")
+    near = min(SLICES[kind], key=lambda each: abs(math.log(_count(each) / max(_count(size), 1))))
+    there_is_none = UserError(
+      f"preflight: there is no topology {name} (did you mean {kind}:{near}?); {kind} has {', '.join(SLICES[kind])}"
+    )
+    if SLICES[kind] is _FLAT and size not in _FLAT:
+      raise there_is_none
     prepare()
     try:
       devices = aot.tpu(name)
     except UserError as error:
       if "install" in str(error):
-        raise
-      near = min(SLICES[kind], key=lambda each: abs(math.log(_count(each) / max(_count(size), 1))))
-      raise UserError(f"preflight: there is no topology {name} (did you mean {kind}:{near}?); {kind} has"
-                      f" {', '.join(SLICES[kind])}") from error  # fmt: skip
+        raise UserError(f"{error}; pip install '.[aot]' (or make test-aot) brings the compilers") from error
+      raise there_is_none from error
     return Target(name, devices, _part_of(CHIPS[kind], _count(size) / len(devices)), "tpu")
   if not (size.isascii() and size.isdigit() and int(size)):
     raise UserError(f"preflight: --topology={name} is no GPU:COUNT, such as {kind}:8")
@@ -84,7 +97,8 @@ def prepare() -> None:
 def _cpu(name: str, size: str) -> Target:
   if not (size.isascii() and size.isdigit() and int(size)):
     raise UserError(f"preflight: --topology={name} is no cpu:COUNT, such as cpu:8")
-  count = int(size)
+  if (count := int(size)) > MOST_CPUS:
+    raise UserError(f"preflight: --topology={name} wants {count:,} virtual devices; {MOST_CPUS} at most")
   if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ.setdefault(VARIABLE, str(EACH * count))
     with contextlib.suppress(RuntimeError):  # there are devices already, which may do

@@ -165,7 +165,7 @@ def test_a_checkpoint_of_any_mesh_is_read_on_any_other(tmp_path):
     (["--parallel.strategy=sp"], "sp needs an axis sequence, such as --parallel.mesh=data:4,sequence:2"),
     (["--parallel.strategy=sp", "--parallel.mesh=data:2,sequence:4"], "this model has no layers that go along one"),
     (["--parallel.strategy=pp", "--parallel.mesh=data:2,stage:4"], "no parameter of this model has an axis of them"),
-    (["--parallel.strategy=ep", "--parallel.mesh=data:2,expert:4"], "--model.experts=8 would"),
+    (["--parallel.strategy=ep", "--parallel.mesh=data:2,expert:4"], "it wants a transformer with --model.experts"),
     (["--parallel.mesh=data:2,stage:4"], "dp has no use for stage:4 in --parallel.mesh; pp has"),
   ],
 )

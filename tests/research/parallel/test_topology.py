@@ -21,6 +21,8 @@ def test_virtual_cpus_are_the_first_ones():
     ("v5e", "is no CHIP:SHAPE, such as v5e:4x4"),
     ("v5e:4by4", "is no CHIP:SHAPE, such as v5e:4x4"),
     ("h100:many", "is no GPU:COUNT, such as h100:8"),
+    ("v5e:128x128", "there is no topology v5e:128x128 (did you mean v5e:16x16?)"),
+    ("cpu:100000", "wants 100,000 virtual devices; 512 at most"),
     ("cpu:0", "is no cpu:COUNT, such as cpu:8"),
     ("cpu:64", "wants 64 devices, and this process has 8 already"),
   ],
@@ -29,6 +31,13 @@ def test_refusals(name, said):
   with pytest.raises(UserError, match=r"^preflight: ") as error:
     topology.target(name)
   assert said in str(error.value)
+
+
+def test_a_mesh_that_leaves_chips_of_a_slice_out_is_refused():
+  target = topology.Target("v5e:4x4", [object()] * 16, CHIPS["v5e"], "tpu")
+  target.check(16)
+  with pytest.raises(UserError, match=r"a mesh of 8 devices does not fill the 16 of v5e:4x4"):
+    target.check(8)
 
 
 def test_a_device_that_is_half_a_chip_has_half_of_its_peaks():
