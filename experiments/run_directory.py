@@ -35,21 +35,31 @@ def owned(workdir: Path, name: str, config: Experiment) -> Iterator[None]:
       raise UserError(f"run: {workdir} holds files that are no run's; give another --workdir")
     if existed and (workdir / "run.flags").exists():
       _check_flags(workdir, name, config)
-    workdir.mkdir(parents=True, exist_ok=True)
-    lock = open(workdir / "lock", "a")  # noqa: SIM115  it is held as long as the run
   except OSError as error:
     raise cannot_write(workdir, error) from error
-  with lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-      raise UserError(f"run: another process is using {workdir}; wait for it, or give another --workdir") from error
+  with locked(workdir, "run"):
     try:
       yield
     finally:
       if not existed and [each.name for each in workdir.iterdir()] == ["lock"]:
         (workdir / "lock").unlink()
         workdir.rmdir()
+
+
+@contextlib.contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+  """Makes a folder and keeps other processes out of it meanwhile. Raises UserError, as `what`, where one is in it."""
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = open(folder / "lock", "a")  # noqa: SIM115  it is held as long as the run
+  except OSError as error:
+    raise cannot_write(folder, error) from error
+  with lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      raise UserError(f"{what}: another process is using {folder}; wait for it, or give another --workdir") from error
+    yield
 
 
 def claim(workdir: Path, name: str, config: Experiment) -> None:

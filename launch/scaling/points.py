@@ -7,17 +7,17 @@ reason. It refuses a directory whose points of the same name had another command
 import contextlib
 import csv
 import dataclasses
-import fcntl
 import io
 import json
 import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.run_directory import locked
 from research.errors import UserError
 from research.report.atomic import cannot_write, write_atomically
 from research.report.record import strict
@@ -74,7 +74,7 @@ def run_all(
     UserError: the folder is another study's, in use, or cannot be written.
     Stopped: a point exited with 75.
   """
-  with owned(folder):
+  with locked(folder, "study"):
     known = {row["name"]: row for row in read(folder / FILE)}
     _check_same(points, known, folder)
     waiting = [point for point in points if point.name not in known or (retry and not known[point.name]["ok"])]
@@ -154,22 +154,6 @@ def write_csv(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
   writer.writeheader()
   writer.writerows(rows)
   write_atomically(path, text.getvalue())
-
-
-@contextlib.contextmanager
-def owned(folder: Path) -> Iterator[None]:
-  """Keeps other processes out of a study's folder, which is made."""
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = open(folder / "lock", "a")  # noqa: SIM115  it is held as long as the study
-  except OSError as error:
-    raise cannot_write(folder, error) from error
-  with lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-      raise UserError(f"study: another process is using {folder}; wait for it, or give another --workdir") from error
-    yield
 
 
 def _check_same(points: Sequence[Point], known: Mapping[str, Row], folder: Path) -> None:

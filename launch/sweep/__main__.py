@@ -20,9 +20,9 @@ from typing import Any
 
 from experiments import command, flags
 from experiments.manual import flag_lines
+from experiments.run_directory import locked
 from experiments.schema import flag
 from launch.experiment import find
-from launch.scaling.points import owned
 from launch.sweep import grammar, running, table
 from launch.sweep.study import METHODS, PRUNING, Study, choice, name
 from research.errors import UserError
@@ -168,7 +168,7 @@ def run(request: Request) -> int:
   """Does what the flags say; returns the exit code."""
   options, folder = request.options, request.folder
   check_folder(folder, request.about)
-  with owned(folder), StopRequest() as stop:
+  with locked(folder, "sweep"), StopRequest() as stop:
     study = Study(
       folder, request.space, method=options.method, trials=options.trials, metric=options.metric,
       prune=options.prune, prune_after=options.prune_after, seed=options.sweep_seed,

@@ -266,7 +266,7 @@ def test_a_sweep_of_real_runs_is_stopped_and_goes_on(in_directory, monkeypatch, 
 
   assert sweep.main([*arguments, "--optim.beta1=0.8"]) == 2
   assert "belongs to another sweep (--optim.beta1=0.9 there, 0.8 here)" in capsys.readouterr().err
-  with sweep.owned(in_directory / "s"):
+  with sweep.locked(in_directory / "s", "sweep"):
     assert sweep.main(arguments) == 2
   assert "another process is using s" in capsys.readouterr().err
 
