@@ -121,10 +121,11 @@ def _arrays(directory: Path) -> dict[str, np.ndarray]:
   if not (directory / "checkpoints").is_dir():
     raise UserError(f"init_from: {directory} has no checkpoints; train it first")
   metric = run_directory.best_metric(directory)
-  with contextlib.closing(Checkpoints(directory / "checkpoints", metric=metric, read_only=True)) as checkpoints:
-    step = run_directory.judged_step(directory, metric, checkpoints.steps)
+  with contextlib.closing(Checkpoints(directory / "checkpoints", read_only=True)) as checkpoints:
+    steps = run_directory.judged_steps(directory, metric, checkpoints.steps)
+    step = next((step for step in steps if checkpoints.is_whole(step)), None)
     if step is None:
-      raise UserError(f"init_from: {directory} has no whole checkpoint yet")
+      raise UserError(f"init_from: {directory} has no whole checkpoint")
     return checkpoints.arrays(step, ("params", "extra"))
 
 

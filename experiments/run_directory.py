@@ -132,15 +132,14 @@ def has_checkpoint(workdir: Path) -> bool:
   return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
 
-def judged_step(workdir: Path, metric: str, steps: Sequence[int]) -> int | None:
-  """Of a run's checkpoints the best by `metric`, where it has one, else the newest; None where there is none."""
-  if not steps:
-    return None
+def judged_steps(workdir: Path, metric: str, steps: Sequence[int]) -> list[int]:
+  """A run's checkpoints, first the one to judge it by: the best by `metric`, where it has one, else the newest."""
+  steps = sorted(steps, reverse=True)
   if metric and (workdir / "metrics.jsonl").exists():
     best = selection.best(metric, selection.from_records(metric, lines.read(workdir / "metrics.jsonl")))
     if best and best[0] in steps:
-      return best[0]
-  return max(steps)
+      return [best[0], *(step for step in steps if step != best[0])]
+  return steps
 
 
 def seconds_before(workdir: Path, records: Sequence[Mapping]) -> float:

@@ -115,7 +115,7 @@ def train(definition: Definition, request: Request) -> int:
         print("stopped by a signal before the first step")
         return STOPPED
       run = config.run
-      checkpoints = Checkpoints(workdir / "checkpoints", keep=run.keep_checkpoints, metric=run.best_metric)
+      checkpoints = Checkpoints(workdir / "checkpoints", keep=run.keep_checkpoints, about=_about(request, job))
       try:
         return _train(request, job, call, checkpoints, stopping, first)
       finally:
@@ -132,7 +132,7 @@ def _train(
 ) -> int:
   config, workdir, plan, began = request.config, request.workdir, job.plan, time.monotonic()
   abstract = job.abstract_state
-  start, flops = by_first(lambda: checkpoints.latest), job.counting()
+  start, flops = checkpoints.newest(), job.counting()
   state = origin.begin(job.initial_state(), first) if start is None else checkpoints.restore(start, abstract)
   start = start or 0
   forms = call.forms()
@@ -173,7 +173,10 @@ def _train(
     best = selection.best(plan.best_metric, scores)
     if best is not None and best[0] != step:
       report.note(f"{plan.best_metric} was best at step {best[0]:,}: {measures.say(plan.best_metric, best[1])}")
-      state = checkpoints.restore(best[0], abstract)
+      if checkpoints.first_whole(best[:1]) is None:
+        report.note("its checkpoint is damaged: the last state is judged instead")
+      else:
+        state = checkpoints.restore(best[0], abstract)
     final = job.scores(state, list(job.data.evaluation))
     rows, images = _rows(job, state)
     result = {
@@ -226,10 +229,10 @@ def restore(job: Job, request: Request) -> tuple[State, int]:
   workdir, metric = request.workdir, request.config.run.best_metric
   by_first(lambda: check_trained(workdir))
   by_first(lambda: _check_data(workdir, job, "the run's own data, as they were then, are needed"))
-  with contextlib.closing(Checkpoints(workdir / "checkpoints", metric=metric, read_only=True)) as checkpoints:
-    step = by_first(lambda: run_directory.judged_step(workdir, metric, checkpoints.steps))
+  with contextlib.closing(Checkpoints(workdir / "checkpoints", read_only=True)) as checkpoints:
+    step = checkpoints.first_whole(by_first(lambda: run_directory.judged_steps(workdir, metric, checkpoints.steps)))
     if step is None:
-      raise UserError(f"run: {workdir} has no whole checkpoint yet")
+      raise UserError(f"run: {workdir} has no whole checkpoint")
     return checkpoints.restore(step, job.abstract_state), step
 
 
@@ -299,6 +302,17 @@ def _check_data(workdir: Path, job: Job, advice: str) -> None:
       run_directory.check_kept(workdir, known, splits.about)
     changed = "".join(f"; {each}" for each in differing)
     raise UserError(f"run: {job.config.data.source} is not the data that {workdir} was started with{changed}; {advice}")
+
+
+def _about(request: Request, job: Job) -> dict[str, Any]:
+  """What each checkpoint says of where it comes from."""
+  return {
+    "experiment": request.line[2].rpartition(".")[2],
+    "flags": {name: flags.write_value(value) for name, value in flags.values(request.config).items()},
+    **provenance.code(),
+    "mesh": dict(job.mesh.shape),
+    "data": job.data.splits.fingerprint,
+  }
 
 
 def _write_provenance(request: Request, job: Job, abstract: State, forms: dict[str, str]) -> None:

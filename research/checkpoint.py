@@ -1,21 +1,32 @@
 """Checkpoints through Orbax v1: asynchronous, atomic, the newest few and the best. Checkpoint N holds N updates.
 
-Orbax casts silently on restore and reports a failed save late; both are covered here.
+A checkpoint is written into a folder of another name, hashed (`manifest.py`), and renamed to its step once all of it is
+on the disk; only then older ones are taken away. It is read once all its files are what was written. Orbax alone loads
+flipped bits, casts silently, and tells of a failed save late; all three are covered here.
 """
 
+import concurrent.futures
 import contextlib
+import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
-from research import selection
+from research import manifest
 from research.errors import UserError
-from research.parallel.agreement import by_first
+from research.parallel.agreement import by_first, everyone, together
 from research.task import State
+
+T = TypeVar("T")
+
+SAVING, DAMAGED, DELETING = ".saving", ".damaged", ".deleting"  # after a step's number: no checkpoint
+_REASONS = (
+  "No space left on device", "Disk quota exceeded", "File too large", "Read-only file system", "Permission denied",
+)  # fmt: skip
 
 
 class Checkpoints:
@@ -24,81 +35,113 @@ class Checkpoints:
   Args:
     directory: made if it is not there. Leftovers of a save that was killed are removed.
     keep: how many of the newest to keep.
-    metric: the evaluation metric whose best checkpoint is kept as well; "" for none.
     read_only: leave the directory as it is.
+    about: what every checkpoint says of where it comes from, as JSON.
+    say: told, in a line, of a checkpoint that is passed over because it is damaged.
   """
 
-  def __init__(self, directory: Path, *, keep: int = 2, metric: str = "", read_only: bool = False):
+  def __init__(
+    self,
+    directory: Path,
+    *,
+    keep: int = 2,
+    read_only: bool = False,
+    about: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = print,
+  ):
     from orbax.checkpoint import v1 as ocp
 
-    self._metric, self._pending = metric, None
-    policies = ocp.training.preservation_policies
-    preserved = [policies.LatestN(keep)]
-    if metric:
-      sign = -1 if selection.lower_is_better(metric) else 1
-      best = {"get_metric_fn": lambda scores: sign * scores[metric], "keep_checkpoints_without_metrics": False}
-      preserved.append(policies.BestN(n=1, **best))
-    context = ocp.Context()
+    self._ocp, self._directory, self._keep, self._about, self._say = ocp, directory.absolute(), keep, about or {}, say
+    self._read_only, self._checked = read_only, -1
+    self._pending: tuple[int, concurrent.futures.Future[None]] | None = None
+    self._trouble = ""  # of the newest save, where it failed
+    self._context = ocp.Context()
     # Orbax writes a part of every replicated array from each device; of small ones the cutting is most of the work.
-    context.array.saving.min_slice_bytes_for_replica_parallel = 2**20
-    self._orbax = ocp.training.Checkpointer(
-      directory.absolute(),
-      context=context,
-      save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-      preservation_policy=policies.AnyPreservationPolicy(preserved),
-      cleanup_tmp_directories=not read_only,
-    )
+    self._context.array.saving.min_slice_bytes_for_replica_parallel = 2**20
+    self._committing = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+    if not read_only:
+      by_first(self._prepare)
 
   @property
   def steps(self) -> list[int]:
-    """Steps with a whole checkpoint, oldest first."""
-    return sorted(checkpoint.step for checkpoint in self._orbax.checkpoints)
+    """Steps that have a checkpoint, whole or damaged, oldest first."""
+    with contextlib.suppress(FileNotFoundError):
+      return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdigit())
+    return []
 
-  @property
-  def latest(self) -> int | None:
-    return self.steps[-1] if self.steps else None
+  def newest(self) -> int | None:
+    """The newest that is whole; None where there is none at all. Damaged ones are told of, and set aside.
 
-  def save(self, step: int, state: State, best: float | None = None) -> None:
-    """Starts to save; returns once the values are copied. An error of the save before this one is raised here.
+    Raises UserError where there are only damaged ones: to start anew would cost the run.
+    """
+    steps = by_first(lambda: self.steps)
+    found = self.first_whole(steps[::-1])
+    if found is None and steps:
+      raise UserError(f"run: {self._directory} has no checkpoint that is whole; start anew in another --workdir")
+    return found
+
+  def first_whole(self, steps: Sequence[int]) -> int | None:
+    """The first of `steps` whose files are all what was written."""
+    return by_first(lambda: next((step for step in steps if self.is_whole(step)), None))
+
+  def is_whole(self, step: int) -> bool:
+    """Whether all its files are what was written, as this process sees them; if not, it is told of, and set aside."""
+    try:
+      self._check(step)
+    except UserError as error:
+      self._say(str(error) if self._read_only else f"{error}; it is set aside as {self._set_aside(step)}")
+      return False
+    self._checked = step
+    return True
+
+  def about(self, step: int) -> dict[str, Any]:
+    """What the checkpoint says of where it comes from."""
+    return by_first(lambda: manifest.read(self._folder(step), step)["about"])
+
+  def save(self, step: int, state: State, best: float | None = None) -> str:
+    """Starts to save; returns once the values are copied.
 
     Args:
       step: finished updates of `state`.
       state: what is saved.
-      best: the metric's value, where it is better than all before. Without one a checkpoint is kept only while it is
-        new: of equal scores Orbax would keep the latest, and the best is the earliest.
+      best: the score, where it is better than all before. Without one a checkpoint is kept only while it is new.
+
+    Returns: in words what went wrong with the save before, or with this one where there is no room; "" for nothing.
     """
-    self.wait()
-    if by_first(lambda: step in self.steps):
-      return
-    metrics = None if best is None else {self._metric: best}
-    self._pending = self._orbax.save_async(step, state, metrics=metrics)
+    before = self._settled()
+    if by_first(lambda: manifest.is_in(self._folder(step))):
+      return before
+    if lacking := by_first(lambda: self._lacking(state)):
+      return self._failed(step, lacking)
+    with self._context:
+      written, reason = _attempted(lambda: self._ocp.save_async(self._saving(step), state))
+    if reason:
+      return self._failed(step, reason)
+    self._pending = step, self._committing.submit(self._commit, step, best, written)
+    return before
 
   def wait(self) -> None:
-    """Until the save under way is committed. Raises UserError where the disk did not take it."""
-    pending, self._pending = self._pending, None
-    if pending is None:
-      return
-    try:
-      pending.result()
-    except Exception as error:
-      if reason := _disk_error(error):
-        raise UserError(f"run: cannot save in {self._orbax.directory}: {reason}; make room and run it again") from error
-      raise
+    """Until the save under way is committed. Raises UserError where the disk did not take the newest save."""
+    self._settled()
+    if self._trouble:
+      last = f"the last is step {self.steps[-1]:,}" if self.steps else "there is no other"
+      raise UserError(f"run: cannot save in {self._directory}: {self._trouble}; {last}; make room and run it again")
 
   def restore(self, step: int, abstract: State) -> State:
     """Checkpoint `step`, placed and typed as `abstract` says.
 
     Raises:
-      UserError: it cannot be read, or is of another model: an array is missing, extra, or of another shape or dtype.
+      UserError: a file of it is damaged, or it is of another model: an array is missing, extra, or of another shape
+        or dtype.
     """
+    by_first(lambda: self._check(step))
     wanted = named(abstract)
-    where = f"checkpoint {self._orbax.directory}/{step}"
-    lost = f" (or a file of it is lost: then {self._without(step)}); give another --workdir"
+    where = f"checkpoint {self._folder(step)}"
     with self._reading(step):
-      saved = named(self._orbax.metadata(step).metadata)
+      saved = named(self._ocp.metadata(self._folder(step)).metadata)
     for name in sorted(wanted.keys() | saved.keys()):
       if name not in saved:
-        raise UserError(f"{where} is of another model: it has no {name}{lost}")
+        raise UserError(f"{where} is of another model: it has no {name}; give another --workdir")
       if name not in wanted:
         raise UserError(f"{where} is of another model: it has a {name} that this model has not; give another --workdir")
       have, want = saved[name], wanted[name]
@@ -107,45 +150,120 @@ class Checkpoints:
           f"{where} is of another model: {name} is {have.dtype}{list(have.shape)} there and"
           f" {want.dtype}{list(want.shape)} here; give another --workdir"
         )
-    with self._reading(step):
-      return self._orbax.load(step, abstract)
-
-  @contextlib.contextmanager
-  def _reading(self, step: int) -> Iterator[None]:
-    """Turns whatever Orbax raises for files that are missing or damaged into one line, with what is whole besides."""
-    try:
-      yield
-    except Exception as error:
-      raise UserError(
-        f"checkpoint {self._orbax.directory}/{step} cannot be read ({type(error).__name__}): it is damaged, or another"
-        f" version's; {self._without(step)}"
-      ) from error
-
-  def _without(self, step: int) -> str:
-    """What to do where checkpoint `step` is no good."""
-    earlier = [other for other in self.steps if other < step]
-    return f"delete it to go on from step {earlier[-1]}" if earlier else "start anew in another --workdir"
+    with self._reading(step), self._context:
+      return self._ocp.load(self._folder(step), abstract)
 
   def arrays(self, step: int, parts: Sequence[str]) -> dict[str, np.ndarray]:
     """{path: array} of those parts of checkpoint `step`, whatever model it is of, as host arrays."""
-    from orbax.checkpoint import v1 as ocp
-
+    self._check(step)
+    ocp, folder = self._ocp, self._folder(step)
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     options = ocp.options.PyTreeOptions
     with self._reading(step), warnings.catch_warnings():
       warnings.filterwarnings("ignore", message="Sharding info not provided")  # of the parts that are left out
-      saved = {part: tree for part, tree in self._orbax.metadata(step).metadata.items() if part in parts}
+      saved = {part: tree for part, tree in ocp.metadata(folder).metadata.items() if part in parts}
       abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), saved)
       with ocp.Context(pytree_options=options(loading=options.Loading(partial_load=True))):
-        return {name: np.asarray(leaf) for name, leaf in named(self._orbax.load(step, abstract)).items()}
+        return {name: np.asarray(leaf) for name, leaf in named(ocp.load(folder, abstract)).items()}
 
   def close(self) -> None:
-    """Waits for the save under way and lets go of Orbax's threads."""
+    """Waits for the save under way, whose failure has been told or is raised by `wait`."""
     try:
-      self.wait()
+      self._settled()
     finally:
-      with contextlib.suppress(Exception):  # it repeats what a failed save has said already
-        self._orbax.close()
+      self._committing.shutdown()
+
+  def _prepare(self) -> None:
+    """Makes the directory, and takes away what a killed process left in it."""
+    self._directory.mkdir(parents=True, exist_ok=True)
+    for path in self._directory.iterdir():
+      if SAVING in path.name or path.name.endswith(DELETING):
+        shutil.rmtree(path, ignore_errors=True)
+
+  def _lacking(self, state: State) -> str:
+    """What is missing on the disk for one more checkpoint, in words; "" where there is room."""
+    need = sum(x.nbytes for x in jax.tree.leaves(state))
+    free = shutil.disk_usage(self._directory).free
+    if free >= need:
+      return ""
+    return f"No space left on device ({free / 1e6:,.1f} MB are free, and a checkpoint takes {need / 1e6:,.1f})"
+
+  def _commit(self, step: int, best: float | None, written: Any) -> None:
+    """In a thread of its own: what Orbax has written becomes checkpoint `step`, and older ones go."""
+    written.result()
+    if jax.process_index():
+      return
+    saving, folder = self._saving(step), self._folder(step)
+    manifest.write(saving, step, {"best": best, "about": dict(self._about)})
+    if folder.exists():  # something of this name that is no checkpoint
+      self._set_aside(step)
+    saving.rename(folder)
+    for old in self._superfluous():
+      gone = self._directory / f"{old}{DELETING}"
+      self._folder(old).rename(gone)  # so that a half-deleted one has no step's name
+      shutil.rmtree(gone, ignore_errors=True)
+
+  def _superfluous(self) -> list[int]:
+    """All but the newest and the one that was saved as the best last."""
+    steps = [step for step in self.steps if manifest.is_in(self._folder(step))]
+    kept = set(steps[-self._keep :])
+    for step in reversed(steps):
+      with contextlib.suppress(manifest.Damaged):
+        if manifest.read(self._folder(step), step)["best"] is not None:
+          kept.add(step)
+          break
+    return [step for step in steps if step not in kept]
+
+  def _settled(self) -> str:
+    """Waits for the save under way, in all processes; in words what went wrong with it."""
+    if self._pending is None:
+      return ""
+    (step, pending), self._pending = self._pending, None
+    _, reason = _attempted(pending.result)
+    if not reason:
+      self._trouble = ""
+    return self._failed(step, reason) if reason else ""
+
+  def _failed(self, step: int, reason: str) -> str:
+    """Takes away what there is of checkpoint `step`; what happened, in words."""
+    by_first(self._prepare)
+    self._trouble = reason
+    last = f"the last one is of step {steps[-1]:,}" if (steps := by_first(lambda: self.steps)) else "there is none yet"
+    return f"step {step:,} could not be saved: {reason}; {last}"
+
+  def _check(self, step: int) -> None:
+    """Raises UserError where a file is not what was written."""
+    checked, self._checked = self._checked, -1  # once is enough, if it was just now
+    if step == checked:
+      return
+    try:
+      manifest.check(self._folder(step), step)
+    except manifest.Damaged as error:
+      raise UserError(f"checkpoint {self._folder(step)} is damaged: {error}") from error
+
+  def _set_aside(self, step: int) -> str:
+    """Takes the step's number from a folder; its new name."""
+    names = (f"{step}{DAMAGED}{more}" for more in ("", *(f"-{number}" for number in range(2, 1000))))
+    path = next(path for name in names if not (path := self._directory / name).exists())
+    self._folder(step).rename(path)
+    return path.name
+
+  def _folder(self, step: int) -> Path:
+    return self._directory / str(step)
+
+  def _saving(self, step: int) -> Path:
+    return self._directory / f"{step}{SAVING}"
+
+  @contextlib.contextmanager
+  def _reading(self, step: int) -> Iterator[None]:
+    """Turns whatever Orbax raises for files that it cannot read into one line."""
+    try:
+      yield
+    except Exception as error:
+      raise UserError(
+        f"checkpoint {self._folder(step)} cannot be read ({type(error).__name__}), though its files are what was"
+        " written: it is another version's; give another --workdir"
+      ) from error
 
 
 def named(tree: Any) -> dict[str, Any]:
@@ -154,9 +272,24 @@ def named(tree: Any) -> dict[str, Any]:
   return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
+def _attempted(act: Callable[[], T]) -> tuple[T | None, str]:
+  """(what `act` gives, why the disk did not take it in some process); whatever else is wrong is raised in all."""
+
+  def attempt() -> tuple[T | None, str]:
+    try:
+      return act(), ""
+    except Exception as error:
+      if reason := _disk_error(error):
+        return None, reason
+      raise
+
+  value, own = together(attempt)
+  return value, next((reason for reason in everyone(own) if reason), "")
+
+
 def _disk_error(error: BaseException) -> str:
   """What the disk said, where that is the error; tensorstore wraps it in words of its own."""
-  for reason in ("No space left on device", "Read-only file system", "Permission denied", "File too large"):
+  for reason in _REASONS:
     if reason.lower() in str(error).lower():
       return reason
   return ""

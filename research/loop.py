@@ -137,8 +137,9 @@ def fit(
       if plan.best_metric:
         scores.append((step, found[plan.best_metric]))
         is_best = selection.best(plan.best_metric, scores) == scores[-1]
-    if plan.saves(step) or is_best or stopping:
-      checkpoints.save(step, state, scores[-1][1] if is_best else None)
+    saving = plan.saves(step) or is_best or stopping
+    if saving and (trouble := checkpoints.save(step, state, scores[-1][1] if is_best else None)):
+      report.note(trouble)
     late.pause()
     if stopping:
       report.note(f"stopped by a signal; step {step} is saved")

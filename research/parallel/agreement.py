@@ -54,6 +54,11 @@ def together(act: Callable[[], T]) -> T:
   return value
 
 
+def everyone(value: T) -> list[T]:
+  """What each process gives, in the processes' order; what JSON can hold."""
+  return by_first(_gathered(value)) if processes.joined() else [value]
+
+
 def same(facts: Mapping[str, str], mend: str) -> None:
   """Raises UserError in every process where one has other facts than process 0, with the names of those that differ."""
   if not processes.joined():

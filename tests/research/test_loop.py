@@ -18,7 +18,7 @@ PLAN = loop.Plan(total_steps=24, eval_every=8, checkpoint_every=6, log_every=4)
 def fit(job, directory, plan=PLAN, *, state=None, told=None, scores=None, **more):
   """Runs the loop; returns (state, what was told)."""
   told, plan = told or Told(), dataclasses.replace(plan, steps_per_call=job.steps_per_call)
-  checkpoints = Checkpoints(directory, keep=10, metric=plan.best_metric)
+  checkpoints = Checkpoints(directory, keep=10)
   try:
     state = loop.fit(
       plan, state or job.state, job.call, job.feed, job.evaluate,
@@ -175,7 +175,7 @@ def test_patience_stops_and_the_best_checkpoint_is_kept(tmp_path):
   job, scores = Job(), []
   losses = iter([5.0, 3.0, 4.0, 4.0, 6.0, 1.0])
   job.evaluate = lambda state: {"validation/loss": next(losses)}
-  checkpoints = Checkpoints(tmp_path, keep=1, metric="validation/loss")
+  checkpoints = Checkpoints(tmp_path, keep=1)
   state = loop.fit(
     plan, job.state, job.call, job.feed, job.evaluate, checkpoints=checkpoints, report=Told(), scores=scores
   )
