@@ -75,7 +75,7 @@ def test_evaluation_is_the_hand_count(packed):
   assert found["accuracy"] == pytest.approx(right / len(real))
 
 
-@pytest.mark.parametrize("micro_batches", [2, 4])
+@pytest.mark.parametrize("micro_batches", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_accumulation_weighs_tokens_not_examples(micro_batches):
   whole, parts = task_of(), task_of(micro_batches=micro_batches)
   data = batch(ragged=True)

@@ -36,6 +36,7 @@ def test_one_run_that_failed_to_converge_does_not_move_the_law():
   np.testing.assert_allclose([found.alpha, found.beta, found.E], [0.34, 0.28, 1.69], rtol=0.02)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_as_often_as_they_say():
   """Of 90 % intervals in eight studies with 0.1 % of noise, at least five hold each exponent (85 % did in forty); too
   wide ones would hold what is far from it as well."""
