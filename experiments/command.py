@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from experiments import origin as origins
 from experiments.sample import Sampling
 from experiments.schema import Asking, Experiment
 from research.errors import UserError
+from research.goodput import process_age
 from research.parallel import agreement, processes
 from research.parallel.threads import make_room
 from research.streams import say_what_can_be_said
@@ -78,6 +80,7 @@ class Request:
   sampling: Sampling = dataclasses.field(default_factory=Sampling)  # what the word sample was told
   exporting: exchange.Exporting = dataclasses.field(default_factory=exchange.Exporting)  # and the word export
   asking: Asking = dataclasses.field(default_factory=Asking)  # and the word preflight
+  age: float = 0.0  # seconds that the process had lived when it was read
 
 
 def main(definition: Definition, arguments: Sequence[str] | None = None) -> int:
@@ -89,6 +92,7 @@ def main(definition: Definition, arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(definition: Definition, arguments: Sequence[str] | None) -> int:
+  began, age = time.monotonic(), process_age() if arguments is None else 0.0  # else another run has started this one
   arguments = list(sys.argv[1:] if arguments is None else arguments)
   for stream in ("stdout", "stderr"):  # a daemon may have neither
     if getattr(sys, stream) is None:
@@ -107,6 +111,7 @@ def _main(definition: Definition, arguments: Sequence[str] | None) -> int:
       return 0
     processes.join()
     request = agreement.together(lambda: read(definition, arguments))
+    request = dataclasses.replace(request, age=age + time.monotonic() - began)
     from experiments import work  # only now: Orbax is not needed to say that a flag is misspelt
 
     code = work.run(definition, request)

@@ -91,19 +91,24 @@ class Job:
     )
 
   @functools.cached_property
-  def _evaluations(self) -> dict[str, Callable[[State], Sums]]:
+  def _evaluations(self) -> dict[str, Callable[[State, Callable[[], bool]], Sums]]:
     return {
       name: steps.evaluation_call(self.task, feed, self.data.prepare, self.layout)
       for name, feed in self.data.evaluation.items()
     }
 
-  def scores(self, state: State, splits: Sequence[str]) -> dict[str, float]:
-    """{"split/metric": value} of each split, and the task's own judgement where it has one."""
+  def scores(
+    self, state: State, splits: Sequence[str], stop: Callable[[], bool] = lambda: False
+  ) -> dict[str, float]:
+    """{"split/metric": value} of each split, and the task's own judgement where it has one.
+
+    Raises Stopped where `stop`, which is asked between batches, says so.
+    """
     found = {}
     if self.task.judge is not None:
       found |= self.task.judge(state, steps.step_key(self.config.seed, state.step))
     for split in splits:
-      summary = self.task.summarize(self._evaluations[split](state))
+      summary = self.task.summarize(self._evaluations[split](state, stop))
       found |= {f"{split}/{name}": value for name, value in summary.items()}
     return found
 

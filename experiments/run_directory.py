@@ -101,6 +101,11 @@ def write_record(workdir: Path, record: Mapping) -> None:
   write_atomically(path, json.dumps({**record, "started": starts[0]["time"], "starts": starts}, indent=2) + "\n")
 
 
+def add_to_record(workdir: Path, facts: Mapping) -> None:
+  """Adds to run.json what is known later."""
+  write_atomically(workdir / "run.json", json.dumps({**read_record(workdir), **facts}, indent=2) + "\n")
+
+
 def read_record(workdir: Path) -> dict:
   """run.json, or {} where there is none yet."""
   try:

@@ -55,6 +55,9 @@ class Run:
   steps_per_call: int = flag(1, "updates in one compiled call, where the data live on the device", low=1)
   best_metric: str = flag("", "metric whose best checkpoint is restored at the end, such as validation/accuracy")
   patience: int = flag(0, "evaluations without a better --run.best_metric before stopping; 0: never", low=0)
+  grace_seconds: float = flag(
+    25.0, "seconds after SIGINT or SIGTERM at which the process ends, saved or not", low=0.5, high=1e6, curve=False
+  )
   compilation_cache: bool = flag(True, "keep compiled programs for the next start", curve=False)
   profile_steps: str = flag(
     "", "FIRST:LAST, trace the updates from step FIRST to step LAST for XProf and the log; empty: none", curve=False

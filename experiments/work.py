@@ -8,7 +8,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ import numpy as np
 from experiments import cluster, flags, inputs, interchange, origin, run_directory, sample
 from experiments.command import STOPPED, Definition, Request
 from experiments.job import Job, make_job
+from research import goodput as accounts
 from research import loop, provenance, selection, steps
 from research.allocator import keep_freed_memory
 from research.checkpoint import Checkpoints
 from research.errors import UserError
+from research.goodput import Clock, account, compiling
 from research.kernels import choice
 from research.models.table import parameter_count
 from research.nearest import hint
@@ -29,7 +31,7 @@ from research.parallel import processes
 from research.parallel.agreement import by_first, stop, together
 from research.profiling import Profile
 from research.report import Report, measures, rebuild, record
-from research.signals import StopRequest
+from research.signals import Rescue, StopRequest
 from research.task import State
 
 DONE, BAD_NUMBERS = 0, 76
@@ -97,7 +99,8 @@ def train(definition: Definition, request: Request) -> int:
     if result := by_first(lambda: run_directory.read_result(workdir)):
       print(f"{workdir} is finished: {_in_words(result)}; report: {workdir / 'report.html'}")
       return DONE
-    with StopRequest() as asked:
+    clock = Clock(time.monotonic() - request.age)
+    with compiling(clock), StopRequest(config.run.grace_seconds) as asked:
       stopping = stop(asked)
       job = open_job(definition, request)
       by_first(lambda: _check_data(workdir, job, "give another --workdir"))
@@ -116,9 +119,12 @@ def train(definition: Definition, request: Request) -> int:
         return STOPPED
       run = config.run
       checkpoints = Checkpoints(workdir / "checkpoints", keep=run.keep_checkpoints, about=_about(request, job))
+      if not processes.joined():  # several would have to save together
+        asked.rescue = Rescue(lambda step, state: _save(checkpoints, step, state))
       try:
-        return _train(request, job, call, checkpoints, stopping, first)
+        return _train(request, job, call, checkpoints, stopping, first, clock, asked.rescue)
       finally:
+        clock.close()
         checkpoints.close()
 
 
@@ -129,6 +135,8 @@ def _train(
   checkpoints: Checkpoints,
   stopping: Callable[[], bool],
   first: dict[str, Any],
+  clock: Clock,
+  rescue: Rescue | None,
 ) -> int:
   config, workdir, plan, began = request.config, request.workdir, job.plan, time.monotonic()
   abstract = job.abstract_state
@@ -137,6 +145,7 @@ def _train(
   start = start or 0
   forms = call.forms()
   by_first(lambda: _write_provenance(request, job, abstract, forms))
+  by_first(lambda: clock.keep(workdir, start))
 
   headline = getattr(job.task.judge, "headline", None) or _headline(job)
   with cluster.reporter(
@@ -147,17 +156,18 @@ def _train(
     batch_size=config.data.batch_size,
     headline=headline,
   ) as report:
-    before, scores = by_first(lambda: _so_far(workdir, start, plan.best_metric))
+    watched = list(job.data.evaluation)[:1]  # validation where there is one, else the test
+    before, scores, judged = by_first(lambda: _so_far(workdir, start, plan.best_metric, watched))
     if start:
       report.note(f"going on from step {start}")
-    watched = list(job.data.evaluation)[:1]  # validation where there is one, else the test
     scores = [(step, value) for step, value in scores]
     update = job.one_update(call, flops())
     sample_key, shown = jax.random.key(config.seed), SAMPLES[job.task.sampled]
     try:
       with Profile(plan.profile, workdir / "profile", call.text, report.note) as profile:
         state = loop.fit(
-          plan, state, call, job.data.train, lambda state: job.scores(state, watched),
+          plan, state, call, job.data.train, lambda state: job.scores(state, watched, stopping),
+          clock=clock, rescue=rescue, unjudged=start > 0 and plan.evaluates(start) and not judged,
           checkpoints=checkpoints, report=report, scores=scores, stop=stopping, update=update, profile=profile,
           sample=None if job.task.sample is None else lambda state: job.task.sample(state, sample_key, shown),
         )  # fmt: skip
@@ -165,7 +175,9 @@ def _train(
       report.note(f"{error}: stopped; try a smaller --optim.learning_rate, or --optim.clip_norm=1")
       by_first(lambda: _rebuild(workdir, report))
       return BAD_NUMBERS
+    clock.turn("end")
     if stopping():
+      by_first(lambda: run_directory.add_to_record(workdir, goodput(clock, workdir)))
       by_first(lambda: _rebuild(workdir, report))  # the page as far as the run has come
       return STOPPED
 
@@ -186,14 +198,35 @@ def _train(
       "best": {"step": best[0], plan.best_metric: best[1]} if best else {},
     }
     classes = job.data.splits.train.schema.class_names
+    by_first(lambda: run_directory.add_to_record(workdir, goodput(clock, workdir)))
     by_first(lambda: str(report.finish(result, rows=rows, class_names=classes, images=images)))
   return DONE
 
 
-def _so_far(workdir: Path, start: int, metric: str) -> tuple[float, list[tuple[int, float]]]:
-  """(seconds that earlier starts took, their scores by `metric`), of a run that goes on from `start`."""
+def _so_far(
+  workdir: Path, start: int, metric: str, watched: Sequence[str]
+) -> tuple[float, list[tuple[int, float]], bool]:
+  """(seconds that earlier starts took, their scores by `metric`, whether they have evaluated the state at `start`), of
+  a run that goes on from `start`."""
   earlier = record.read(workdir / "metrics.jsonl") if start else []
-  return run_directory.seconds_before(workdir, earlier), selection.from_records(metric, earlier) if metric else []
+  scores = selection.from_records(metric, earlier) if metric else []
+  heads = tuple(f"{split}/" for split in watched)
+  judged = any(line["step"] == start and any(name.startswith(heads) for name in line) for line in earlier)
+  return run_directory.seconds_before(workdir, earlier), scores, judged
+
+
+def goodput(clock: Clock, workdir: Path) -> dict[str, Any]:
+  """run.json's account of the wall time of all starts, {} where nothing is kept."""
+  clock.mark()
+  total = account(accounts.read(workdir))
+  wall = sum(total.values())
+  return {"goodput": {"wall_seconds": wall, "shares": {name: s / wall for name, s in total.items()}}} if wall else {}
+
+
+def _save(checkpoints: Checkpoints, step: int, state: State) -> None:
+  if trouble := checkpoints.save(step, state):
+    raise UserError(trouble)
+  checkpoints.wait()
 
 
 def _rebuild(workdir: Path, report: Report) -> None:

@@ -110,6 +110,8 @@ class Checkpoints:
     """
     before = self._settled()
     if by_first(lambda: manifest.is_in(self._folder(step))):
+      if best is not None:  # it was saved by a run that was stopped before it was judged
+        by_first(lambda: manifest.amend(self._folder(step), step, {"best": best}))
       return before
     if lacking := by_first(lambda: self._lacking(state)):
       return self._failed(step, lacking)

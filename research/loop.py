@@ -4,10 +4,11 @@ The next call is dispatched before the last one's metrics are read, so the devic
 transferred that is not asked for by name.
 """
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -15,6 +16,8 @@ import jax
 from research import selection, throughput
 from research.checkpoint import Checkpoints
 from research.data.feeds import Feed
+from research.goodput import Clock
+from research.signals import Rescue, Stopped
 from research.steps import TrainingCall
 from research.task import State
 
@@ -90,6 +93,9 @@ def fit(
   stop: Callable[[], bool] = lambda: False,
   update: throughput.Update | None = None,
   profile: Profiler | None = None,
+  clock: Clock | None = None,
+  rescue: Rescue | None = None,
+  unjudged: bool = False,
 ) -> State:
   """Trains from the state's step to the plan's end, or until patience runs out, or until `stop` says so.
 
@@ -106,12 +112,48 @@ def fit(
     stop: asked between calls; a true answer saves and returns.
     update: what speeds are computed from; without it they count examples alone.
     profile: told where updates begin and end that the plan has traced, when none is under way.
+    clock: is told what the time goes to.
+    rescue: is told what could be saved while this thread waits for something.
+    unjudged: the state to start from was saved by a run that was stopped before it evaluated it.
 
   Raises:
     BadNumbers: a metric whose name ends in "loss", or the gradient, is NaN or infinite. No checkpoint is saved then.
   """
   start = step = int(jax.block_until_ready(state).step)
   late = Late(report, update or throughput.Update(feed.plan.batch_size), step)
+  clock = clock or Clock()
+
+  @contextlib.contextmanager
+  def waiting(share: str) -> Iterator[None]:
+    """Within it this thread only reads the state, and a signal's deadline may come before it is through."""
+    unsaved = None if share == "compile" else state
+    with clock.of(share), rescue.holding(step, unsaved, late.settle) if rescue else contextlib.nullcontext():
+      yield
+
+  def judge() -> bool:
+    """Evaluates the state, and says whether it is the best so far. Raises Stopped."""
+    with waiting("evaluation"):
+      found = evaluate(state)
+      report.evaluation(step, found)
+      refuse_bad_numbers(step, {name: value for name, value in found.items() if name.endswith("loss")})
+      if sample is not None:
+        report.sample(step, sample(state))
+    if not plan.best_metric:
+      return False
+    scores.append((step, found[plan.best_metric]))
+    return selection.best(plan.best_metric, scores) == scores[-1]
+
+  def save(is_best: bool) -> None:
+    with clock.of("saving"):
+      if trouble := checkpoints.save(step, state, scores[-1][1] if is_best else None):
+        report.note(trouble)
+
+  clock.turn("steps")
+  with waiting("compile"):
+    call.wait()
+  with contextlib.suppress(Stopped):
+    if unjudged and judge():
+      save(is_best=True)
   while step < plan.total_steps and not selection.exhausted(plan.best_metric, scores, plan.patience):
     pausing, stopping, is_best = False, False, False
     if profile is not None:
@@ -119,33 +161,33 @@ def fit(
     with jax.transfer_guard("disallow"):  # entered once between two pauses: each time takes as long as a small dispatch
       while not pausing:
         end = plan.call_end(step)
+        with contextlib.nullcontext() if feed.resident else waiting("data"):
+          inputs = feed.inputs(step)
         with jax.profiler.StepTraceAnnotation("train", step_num=step):  # a trace's steps; nothing where none is made
-          state, metrics = call(state, feed.inputs(step), end - step)
+          state, metrics = call(state, inputs, end - step)
         late.read_then_hold(end, metrics, log=plan.logs(step, end))
         step, stopping = end, stop()
+        clock.at(step)
         pausing = plan.pauses(step) or stopping
 
     late.settle()  # a checkpoint's lines of metrics are on disk before it is, and its numbers are good
     if profile is not None:
       profile.end(step)
-    if plan.evaluates(step):
-      found = evaluate(state)
-      report.evaluation(step, found)
-      refuse_bad_numbers(step, {name: value for name, value in found.items() if name.endswith("loss")})
-      if sample is not None:
-        report.sample(step, sample(state))
-      if plan.best_metric:
-        scores.append((step, found[plan.best_metric]))
-        is_best = selection.best(plan.best_metric, scores) == scores[-1]
-    saving = plan.saves(step) or is_best or stopping
-    if saving and (trouble := checkpoints.save(step, state, scores[-1][1] if is_best else None)):
-      report.note(trouble)
+    if plan.evaluates(step) and not stopping:
+      try:
+        is_best = judge()
+      except Stopped:
+        stopping = True
+    if plan.saves(step) or is_best or stopping:
+      save(is_best)
+      clock.mark()
     late.pause()
     if stopping:
       report.note(f"stopped by a signal; step {step} is saved")
       break
   if step > start:
-    checkpoints.wait()
+    with clock.of("saving"):
+      checkpoints.wait()
   return state
 
 

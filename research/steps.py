@@ -21,6 +21,7 @@ from research.kernels import choice
 from research.parallel import arrays, collectives
 from research.parallel.activations import laid_out
 from research.parallel.tables import Layout
+from research.signals import Stopped
 from research.task import Batch, Key, Metrics, State, Sums, Task, step_key
 
 # Evaluation calls under way at most. Without a bound every batch of a split waits on the device at once, and eight
@@ -44,6 +45,10 @@ class TrainingCall:
 
   def __call__(self, state: State, inputs: Any, count: int) -> tuple[State, Metrics]:
     return self.program(state, inputs, count)
+
+  def wait(self) -> None:
+    """Until it is compiled, where that has begun."""
+    self.compiled()
 
   def text(self) -> str:
     """The compiled program in XLA's words, once it is compiled; "" of one that is not compiled ahead."""
@@ -180,8 +185,13 @@ def _batch_sums(
   return batch_sums
 
 
-def evaluation_call(task: Task, feed: Feed, transform: Transform, layout: Layout) -> Callable[[State], Sums]:
-  """state → the sums over every example of the feed's split, each counted once; host numbers."""
+def evaluation_call(
+  task: Task, feed: Feed, transform: Transform, layout: Layout
+) -> Callable[[State, Callable[[], bool]], Sums]:
+  """(state, stop) → the sums over every example of the feed's split, each counted once; host numbers.
+
+  `stop` is asked between batches; Stopped is raised where it says so.
+  """
 
   batch_sums = _batch_sums(task, feed, transform, layout)
 
@@ -190,10 +200,13 @@ def evaluation_call(task: Task, feed: Feed, transform: Transform, layout: Layout
 
   compiled = jax.jit(add_batch, out_shardings=layout.replicated, donate_argnums=(1, 3))
 
-  def evaluate(state: State) -> Sums:
+  def evaluate(state: State, stop: Callable[[], bool] = lambda: False) -> Sums:
     number = arrays.put(np.int32(0), layout.replicated)
     sums = None
     for step in range(len(feed.plan)):
+      if stop():
+        feed.close()
+        raise Stopped
       inputs = feed.inputs(step)
       if sums is None:
         shapes = jax.eval_shape(batch_sums, state, inputs, number)

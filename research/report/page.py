@@ -10,14 +10,14 @@ import shlex
 from collections.abc import Iterable, Mapping
 
 from research import throughput
-from research.report import alarms, findings, gallery, speed, svg, tiles
+from research.report import accounting, alarms, findings, gallery, speed, svg, tiles
 from research.report.measures import best, say, say_number, split_order
 from research.report.panels import panels
 from research.report.run_directory import Run
 from research.report.style import CSS
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_UNSHOWN = ("command", "arguments", "defaults", "starts")  # of run.json: shown elsewhere, or in other words
+_UNSHOWN = ("command", "arguments", "defaults", "starts", "goodput")  # of run.json: shown elsewhere, or in other words
 _HASH = re.compile("[0-9a-f]{32,}")
 
 
@@ -25,7 +25,8 @@ def render(run: Run) -> str:
   """The whole page as HTML."""
   body = "".join([
     _header(run), _alarms(run), tiles.section(run), gallery.section(run), _charts(run),
-    findings.sections(run.predictions), speed.section(run), _numbers(run), _flags(run), _environment(run),
+    findings.sections(run.predictions), speed.section(run), accounting.section(run),
+    _numbers(run), _flags(run), _environment(run),
   ])
   return (
     '<!doctype html><html lang="en"><head><meta charset="utf-8">'

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from research import goodput
 from research.errors import UserError
 from research.report import predictions, record, samples
 
@@ -24,6 +25,7 @@ class Run:
     defaults: the default of each flag for which one is known.
     environment: run.json; {} without one.
     result: result.json; {} while the run is not finished.
+    goodput: seconds of wall time by what they went to, of all starts; all 0 without an account.
     profile: profile/summary.json, what a trace of some updates said; {} without one.
     predictions: the arrays of predictions.npz, None without one.
     samples: the files under samples/, each kind's by step; "" is the main kind.
@@ -36,6 +38,7 @@ class Run:
   defaults: dict[str, str]
   environment: dict
   result: dict
+  goodput: dict[str, float]
   profile: dict
   predictions: predictions.Predictions | None
   samples: samples.Files
@@ -90,6 +93,7 @@ def open_run(path: Path, result: Mapping | None = None) -> Run:
     defaults=defaults,
     environment=environment,
     result=dict(result) if result is not None else _json(path / "result.json"),
+    goodput=goodput.account(goodput.read(path)),
     profile=_json(path / "profile" / "summary.json"),
     predictions=predictions.read(path / "predictions.npz"),
     samples=samples.find(path / "samples"),

@@ -90,6 +90,9 @@ tr.average td { color: var(--soft); } tr.average.first td { border-top: 2px soli
 .bar { display: inline-block; width: 64px; height: 6px; border-radius: 3px; background: var(--rule);
   margin-right: 12px; vertical-align: middle; overflow: hidden; }
 .bar i { display: block; height: 100%; background: var(--accent); }
+.account { display: flex; height: 16px; border-radius: 5px; overflow: hidden; margin: 4px 0 12px; gap: 1px; }
+.account i { display: block; height: 100%; }
+i.dot { display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 8px; }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 18px;
   align-items: start; }
 table.confusion { width: auto; border-collapse: separate; border-spacing: 2px; font-size: .82rem; margin: 0 auto; }

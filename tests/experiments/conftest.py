@@ -22,6 +22,9 @@ def _stopping_after(updates):
   class Request:
     asked = 0
 
+    def __init__(self, grace):
+      pass
+
     def __enter__(self):
       return self
 

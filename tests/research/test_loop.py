@@ -11,6 +11,7 @@ from tiny import Job, Told
 
 from research import loop, steps
 from research.checkpoint import Checkpoints
+from research.signals import Stopped
 
 PLAN = loop.Plan(total_steps=24, eval_every=8, checkpoint_every=6, log_every=4)
 
@@ -110,6 +111,34 @@ def test_several_steps_a_call_are_the_same_run_to_float_tolerance(tmp_path):
     assert many_loss == pytest.approx(one_loss, rel=1e-4)
 
 
+def test_an_evaluation_that_was_broken_off_is_made_by_who_goes_on(tmp_path):
+  """Its lines, its pictures and its place among the scores: as if nobody had stopped."""
+  plan = dataclasses.replace(PLAN, best_metric="validation/loss")
+  scores, again = [], []
+  whole, told_whole, _ = fit(Job(), tmp_path / "whole", plan, scores=scores)
+  job, evaluate = Job(), Job().evaluate
+
+  def broken_off(state):
+    if int(state.step) == 16:
+      raise Stopped
+    return evaluate(state)
+
+  job.evaluate = broken_off
+  _, told, saved = fit(job, tmp_path / "parts", plan, scores=again)
+  assert saved[-1] == 16
+  assert told.notes == ["stopped by a signal; step 16 is saved"]
+  checkpoints = Checkpoints(tmp_path / "parts", keep=10)
+  state = checkpoints.restore(16, job.abstract)
+  checkpoints.close()
+  state, told, _ = fit(Job(), tmp_path / "parts", plan, state=state, told=told, scores=again, unjudged=True)
+  equal(state, whole)
+  assert {step: line["train/loss"] for step, line in told.lines.items()} == {
+    step: line["train/loss"] for step, line in told_whole.lines.items()
+  }
+  assert told.scores == told_whole.scores
+  assert again == scores
+
+
 @pytest.mark.parametrize("at", [6, slow(5)])
 def test_several_steps_a_call_resume_bit_for_bit(tmp_path, at):
   whole, _, _ = fit(Job(steps_per_call=5), tmp_path / "whole")
@@ -128,7 +157,9 @@ def test_several_steps_a_call_resume_bit_for_bit(tmp_path, at):
 def test_an_implicit_transfer_in_the_hot_loop_is_an_error(tmp_path):
   job = Job()
   call = job.call
-  job.call = lambda state, inputs, count: call(state.replace(step=state.step + np.int32(0)), inputs, count)
+  job.call = steps.TrainingCall(
+    lambda state, inputs, count: call(state.replace(step=state.step + np.int32(0)), inputs, count)
+  )
   with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
     fit(job, tmp_path)
 
@@ -145,7 +176,9 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(tmp_path):
   call = job.call
 
   bad = jax.device_put(jnp.float32("nan"))
-  job.call = lambda state, inputs, count: (lambda out: (out[0], {**out[1], "loss": bad}))(call(state, inputs, count))
+  job.call = steps.TrainingCall(
+    lambda state, inputs, count: (lambda out: (out[0], {**out[1], "loss": bad}))(call(state, inputs, count))
+  )
   with pytest.raises(loop.BadNumbers, match="train/loss is nan at step 4"):
     fit(job, tmp_path)
   assert not [path for path in tmp_path.iterdir() if path.name.isdigit()]
@@ -159,7 +192,7 @@ def test_bad_numbers_are_never_saved_however_rarely_the_log_speaks(tmp_path):
     state, metrics = call(state, inputs, count)
     return state, {**metrics, "gradient_norm": bad} if next(calls) >= 7 else metrics
 
-  job.call = broken_from_7
+  job.call = steps.TrainingCall(broken_from_7)
   with pytest.raises(loop.BadNumbers, match="train/gradient_norm is inf at step 8"):
     fit(job, tmp_path, plan)
   assert [path.name for path in tmp_path.iterdir() if path.name.isdigit()] == ["6"]
