@@ -5,7 +5,7 @@ Each of these is what its arguments say where there is one process.
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,10 @@ def check_data(splits: Any) -> None:
 
 
 @contextlib.contextmanager
-def owned(workdir: Path, name: str, config: Experiment) -> Iterator[None]:
+def owned(workdir: Path, name: str, config: Experiment, allowed: Sequence[str] = ()) -> Iterator[None]:
   """`run_directory.owned` by process 0, for all. Raises UserError also where another process does not see it."""
   with contextlib.ExitStack() as stack:
-    agreement.by_first(lambda: stack.enter_context(run_directory.owned(workdir, name, config)))
+    agreement.by_first(lambda: stack.enter_context(run_directory.owned(workdir, name, config, allowed)))
     if processes.joined():
       agreement.together(lambda: _wait_for(workdir / "lock"))
     yield

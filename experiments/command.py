@@ -17,7 +17,7 @@ from experiments import flags, manual, run_directory
 from experiments import interchange as exchange
 from experiments import origin as origins
 from experiments.sample import Sampling
-from experiments.schema import Asking, Experiment
+from experiments.schema import Asking, Experiment, Resuming
 from research.errors import UserError
 from research.goodput import process_age
 from research.parallel import agreement, processes
@@ -80,6 +80,7 @@ class Request:
   sampling: Sampling = dataclasses.field(default_factory=Sampling)  # what the word sample was told
   exporting: exchange.Exporting = dataclasses.field(default_factory=exchange.Exporting)  # and the word export
   asking: Asking = dataclasses.field(default_factory=Asking)  # and the word preflight
+  allowed: tuple[str, ...] = ()  # flags that may differ from those that the run was started with
   age: float = 0.0  # seconds that the process had lived when it was read
 
 
@@ -104,6 +105,7 @@ def _main(definition: Definition, arguments: Sequence[str] | None) -> int:
       rest, _ = split_off(definition.sampling, [argument for argument in arguments if argument not in (*HELP, "help")])
       rest, _ = split_off(exchange.Exporting, rest)
       rest, _ = split_off(Asking, rest)
+      rest, _ = split_off(Resuming, rest)
       print(manual.help_text(definition, expand(definition, rest)[0]))
       return 0
     if "--list" in arguments:
@@ -118,7 +120,7 @@ def _main(definition: Definition, arguments: Sequence[str] | None) -> int:
     processes.wait_for_all()
     return code
   except UserError as error:
-    print(" ".join(str(error).split("\n")), file=sys.stderr)
+    print(" ".join(str(error).split("\n")), *error.table, sep="\n", file=sys.stderr)
     return 2
   except agreement.FailedElsewhere as error:
     print(error, file=sys.stderr)
@@ -142,6 +144,8 @@ def read(definition: Definition, arguments: Sequence[str]) -> Request:
   sampling, _ = flags.parse(definition.sampling, own)
   exporting, _ = flags.parse(exchange.Exporting, places)
   asking, _ = flags.parse(Asking, asked)
+  rest, resuming = split_off(Resuming, rest)
+  allowed = flags.parse(Resuming, resuming)[0].names(definition.schema)
   expanded, origin, workdir = expand(definition, rest)
   config, words = flags.parse(definition.schema, expanded)
   word = words[0] if words else "train"
@@ -163,11 +167,13 @@ def read(definition: Definition, arguments: Sequence[str]) -> Request:
   if asked and word != "preflight":
     example = f"python -m experiments.{definition.name} preflight --config=PRESET {asked[0]}"
     raise UserError(f"flags: {asked[0]} belongs to the command preflight, not to {word}: {example}")
+  if resuming and word != "train":
+    raise UserError(f"flags: --allow_change is for training, not for {word}: a run is read with its own flags")
   if word == "export":
     exchange.check_word(definition, exporting)
   line = ("python", "-m", f"experiments.{definition.name}", *arguments)
   workdir = workdir or default_workdir(definition, config, origin)
-  return Request(word, anywhere(config), workdir, line, sampling, exporting, asking)
+  return Request(word, anywhere(config), workdir, line, sampling, exporting, asking, allowed)
 
 
 def split_off(schema: type, arguments: Sequence[str]) -> tuple[list[str], list[str]]:

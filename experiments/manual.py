@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from experiments import flags
 from experiments.interchange import Exporting
-from experiments.schema import Asking, Experiment
+from experiments.schema import Asking, Experiment, Resuming
 
 if TYPE_CHECKING:
   from experiments.command import Definition
@@ -45,7 +45,7 @@ def help_text(definition: "Definition", arguments: list[str]) -> str:
       group = leaf.group
       lines += ["", _heading(definition, group)]
     lines += flag_lines(leaf, found[leaf.name], width)
-  for words_own in (Asking, *([definition.sampling] * bool(definition.samples)), *([Exporting] * exported)):
+  for words_own in (Resuming, Asking, *([definition.sampling] * bool(definition.samples)), *([Exporting] * exported)):
     lines += ["", _heading(definition, words_own)]
     for leaf in flags.leaves(words_own):
       lines += flag_lines(leaf, leaf.field.default, width)

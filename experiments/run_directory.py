@@ -1,6 +1,7 @@
 """A run directory has one owner: one experiment's flags, and one process at a time. Anything else is refused here."""
 
 import contextlib
+import dataclasses
 import fcntl
 import itertools
 import json
@@ -15,17 +16,30 @@ from research.errors import UserError
 from research.report import record as lines
 from research.report.atomic import cannot_write, write_atomically
 
-_SHOWN = 6  # flags in an error line
+CHANGES = "changes"  # in run.json: flags that --allow_change has let differ, and from which update on
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+  """A flag that a run was started with and is now asked to have another value."""
+
+  name: str
+  there: str
+  here: str
+
+  def __str__(self) -> str:
+    return f"--{self.name}={self.there} there, {self.here} here"
 
 
 @contextlib.contextmanager
-def owned(workdir: Path, name: str, config: Experiment) -> Iterator[None]:
+def owned(workdir: Path, name: str, config: Experiment, allowed: Sequence[str] = ()) -> Iterator[None]:
   """Makes the directory, or checks that it is this experiment's, and keeps other processes out of it meanwhile.
 
   A directory that nothing was put into is taken away again: a misspelt dataset leaves no empty run behind.
 
   Raises:
-    UserError: it is in use, cannot be written, holds something else, or was started with other flags.
+    UserError: it is in use, cannot be written, holds something else, or was started with other flags than these, of
+      which `allowed` may differ.
   """
   existed = workdir.exists()
   try:
@@ -34,7 +48,7 @@ def owned(workdir: Path, name: str, config: Experiment) -> Iterator[None]:
     if existed and not (workdir / "run.flags").exists() and any(each.name != "lock" for each in workdir.iterdir()):
       raise UserError(f"run: {workdir} holds files that are no run's; give another --workdir")
     if existed and (workdir / "run.flags").exists():
-      _check_flags(workdir, name, config)
+      _check_flags(workdir, name, config, allowed)
   except OSError as error:
     raise cannot_write(workdir, error) from error
   with locked(workdir, "run"):
@@ -63,8 +77,8 @@ def locked(folder: Path, what: str) -> Iterator[None]:
 
 
 def claim(workdir: Path, name: str, config: Experiment) -> None:
-  """Writes run.flags, which makes the directory this experiment's."""
-  if not (workdir / "run.flags").exists():
+  """Writes run.flags, which makes the directory this experiment's, or has what --allow_change has let differ."""
+  if not (workdir / "run.flags").exists() or differing(workdir, config):
     write_atomically(workdir / "run.flags", f"# experiment: {name}\n{flags.to_text(config)}")
 
 
@@ -77,27 +91,60 @@ def experiment_of(workdir: Path) -> str | None:
   return first.removeprefix("# experiment: ") if first.startswith("# experiment: ") else None
 
 
-def differing(workdir: Path, config: Experiment) -> list[str]:
-  """The flags of `config` that change the curve and are not those of the run, in words."""
+def differing(workdir: Path, config: Experiment) -> list[Difference]:
+  """The flags of `config` that change the curve and are not those of the run."""
   schema = type(config)
   try:
     theirs = flags.values(flags.parse(schema, flags.read_lines(workdir / "run.flags"))[0])
   except UserError as error:
     raise UserError(f"run: {workdir} was written by another version ({error}); give another --workdir") from error
-  ours = flags.values(config)
-  return [
-    f"--{leaf.name}={flags.write_value(theirs[leaf.name])} there, {flags.write_value(ours[leaf.name])} here"
-    for leaf in flags.leaves(schema)
-    if leaf.changes_curve and theirs[leaf.name] != ours[leaf.name]
+  return differences({name: flags.write_value(value) for name, value in theirs.items()}, config)
+
+
+def differences(theirs: Mapping[str, str], config: Experiment) -> list[Difference]:
+  """The flags of `config` that change the curve and are others in `theirs`, values as in a flag file.
+
+  One that `theirs` does not know came with a later version, and had its default value until then.
+  """
+  ours, defaults = flags.values(config), flags.values(type(config)())
+  pairs = [
+    Difference(
+      leaf.name,
+      theirs.get(leaf.name, flags.write_value(defaults[leaf.name])),
+      flags.write_value(ours[leaf.name]),
+    )
+    for leaf in flags.leaves(type(config))
+    if leaf.changes_curve
   ]
+  return [pair for pair in pairs if pair.there != pair.here]
 
 
-def write_record(workdir: Path, record: Mapping) -> None:
-  """run.json: rewritten at each start, the first start's time and every command kept."""
+def table(found: Sequence[Difference]) -> list[str]:
+  """Two columns: what is there, and what is here."""
+  rows = [("", "there", "here"), *((f"--{each.name}", each.there or '""', each.here or '""') for each in found)]
+  widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+  return [f"  {name:<{widths[0]}}  {there:<{widths[1]}}  {here}".rstrip() for name, there, here in rows]
+
+
+def refuse(what: str, found: Sequence[Difference]) -> None:
+  """Raises UserError where there are differences."""
+  if found:
+    names = ",".join(each.name for each in found)
+    raise UserError(
+      f"run: {what} belongs to another experiment: {len(found)} {'flags differ' if len(found) > 1 else 'flag differs'};"
+      f" give another --workdir, or --allow_change={names} to go on with {'these' if len(found) > 1 else 'this one'}",
+      table(found),
+    )
+
+
+def write_record(workdir: Path, record: Mapping, changes: Sequence[Mapping] = ()) -> None:
+  """run.json: rewritten at each start, the first start's time, every command and what was changed kept."""
   path = workdir / "run.json"
   earlier = read_record(workdir)
   start = {"time": record["started"], "unix": time.time(), "command": record["command"]}
   starts = [*earlier.get("starts", []), start]
+  if changes := [*earlier.get(CHANGES, []), *changes]:
+    record = {**record, CHANGES: changes}
   write_atomically(path, json.dumps({**record, "started": starts[0]["time"], "starts": starts}, indent=2) + "\n")
 
 
@@ -172,12 +219,8 @@ def read_result(workdir: Path) -> dict | None:
   return found if whole else None
 
 
-def _check_flags(workdir: Path, name: str, config: Experiment) -> None:
+def _check_flags(workdir: Path, name: str, config: Experiment, allowed: Sequence[str]) -> None:
   owner = experiment_of(workdir)
   if owner not in (None, name):
     raise UserError(f"run: {workdir} belongs to experiments.{owner}, not experiments.{name}; give another --workdir")
-  if found := differing(workdir, config):
-    more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    raise UserError(
-      f"run: {workdir} belongs to another experiment ({'; '.join(found[:_SHOWN])}{more}); give another --workdir"
-    )
+  refuse(str(workdir), [each for each in differing(workdir, config) if each.name not in allowed])

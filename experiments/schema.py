@@ -171,6 +171,27 @@ class Asking:
 
 
 @dataclasses.dataclass(frozen=True)
+class Resuming:
+  """Training's own flags, on the command line only"""
+
+  allow_change: str = flag("", "flags that may differ from those that the run was started with, NAME,…")
+
+  def names(self, schema: type) -> tuple[str, ...]:
+    """The flags named. Raises UserError for one that the experiment does not have."""
+    from experiments import flags
+
+    names = tuple(name.strip().lstrip("-") for name in self.allow_change.split(",") if name.strip())
+    known = [leaf.name for leaf in flags.leaves(schema)]
+    for name in names:
+      if name not in known:
+        raise UserError(f"flags: --allow_change={name} names no flag{flags.nearest(name, known)}; --help lists them")
+    return names
+
+  def check(self) -> None:
+    """No combination of these is impossible."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
   """Base of every experiment's schema: subclasses add a `model` and may extend `check`.
 

@@ -8,22 +8,21 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import cluster, flags, inputs, interchange, origin, run_directory, sample
+from experiments import cluster, history, inputs, interchange, origin, run_directory, sample
 from experiments.command import STOPPED, Definition, Request
 from experiments.job import Job, make_job
-from research import goodput as accounts
-from research import loop, provenance, selection, steps
+from research import loop, selection, steps
 from research.allocator import keep_freed_memory
 from research.checkpoint import Checkpoints
 from research.errors import UserError
-from research.goodput import Clock, account, compiling
+from research.goodput import Clock, compiling
 from research.kernels import choice
 from research.models.table import parameter_count
 from research.nearest import hint
@@ -95,7 +94,7 @@ def judged(definition: Definition, job: Job, workdir: Path) -> Job:
 def train(definition: Definition, request: Request) -> int:
   """Trains to the end, or goes on where the run directory's newest checkpoint is."""
   config, workdir = request.config, request.workdir
-  with cluster.owned(workdir, definition.name, config):
+  with cluster.owned(workdir, definition.name, config, request.allowed):
     if result := by_first(lambda: run_directory.read_result(workdir)):
       print(f"{workdir} is finished: {_in_words(result)}; report: {workdir / 'report.html'}")
       return DONE
@@ -103,7 +102,8 @@ def train(definition: Definition, request: Request) -> int:
     with compiling(clock), StopRequest(config.run.grace_seconds) as asked:
       stopping = stop(asked)
       job = open_job(definition, request)
-      by_first(lambda: _check_data(workdir, job, "give another --workdir"))
+      if not any(name.startswith("data.") for name in request.allowed):
+        by_first(lambda: history.check_data(workdir, job, "give another --workdir"))
       _check_best_metric(job)
       call = job.training_call()
       forms = call.forms()  # traced before anything is written: a form that cannot run is refused now
@@ -112,13 +112,13 @@ def train(definition: Definition, request: Request) -> int:
       first = first_arrays(definition, job, workdir)
       if not stopping():
         job = judged(definition, job, workdir)  # which may train another run first
-      by_first(lambda: run_directory.claim(workdir, definition.name, config))
+      by_first(lambda: run_directory.claim(workdir, definition.name, config))  # with what is allowed to differ
       by_first(lambda: job.data.splits.keep(workdir))
       if stopping():
         print("stopped by a signal before the first step")
         return STOPPED
       run = config.run
-      checkpoints = Checkpoints(workdir / "checkpoints", keep=run.keep_checkpoints, about=_about(request, job))
+      checkpoints = Checkpoints(workdir / "checkpoints", keep=run.keep_checkpoints, about=history.about(request, job))
       if not processes.joined():  # several would have to save together
         asked.rescue = Rescue(lambda step, state: _save(checkpoints, step, state))
       try:
@@ -141,10 +141,11 @@ def _train(
   config, workdir, plan, began = request.config, request.workdir, job.plan, time.monotonic()
   abstract = job.abstract_state
   start, flops = checkpoints.newest(), job.counting()
+  changes, notes = ([], []) if start is None else history.changes(request, job, checkpoints, start)
   state = origin.begin(job.initial_state(), first) if start is None else checkpoints.restore(start, abstract)
   start = start or 0
   forms = call.forms()
-  by_first(lambda: _write_provenance(request, job, abstract, forms))
+  by_first(lambda: history.write(request, job, abstract, forms, changes))
   by_first(lambda: clock.keep(workdir, start))
 
   headline = getattr(job.task.judge, "headline", None) or _headline(job)
@@ -157,9 +158,11 @@ def _train(
     headline=headline,
   ) as report:
     watched = list(job.data.evaluation)[:1]  # validation where there is one, else the test
-    before, scores, judged = by_first(lambda: _so_far(workdir, start, plan.best_metric, watched))
+    before, scores, judged = by_first(lambda: history.so_far(workdir, start, plan.best_metric, watched))
     if start:
       report.note(f"going on from step {start}")
+    for note in notes:
+      report.note(note)
     scores = [(step, value) for step, value in scores]
     update = job.one_update(call, flops())
     sample_key, shown = jax.random.key(config.seed), SAMPLES[job.task.sampled]
@@ -177,7 +180,7 @@ def _train(
       return BAD_NUMBERS
     clock.turn("end")
     if stopping():
-      by_first(lambda: run_directory.add_to_record(workdir, goodput(clock, workdir)))
+      by_first(lambda: run_directory.add_to_record(workdir, history.goodput(clock, workdir)))
       by_first(lambda: _rebuild(workdir, report))  # the page as far as the run has come
       return STOPPED
 
@@ -198,29 +201,9 @@ def _train(
       "best": {"step": best[0], plan.best_metric: best[1]} if best else {},
     }
     classes = job.data.splits.train.schema.class_names
-    by_first(lambda: run_directory.add_to_record(workdir, goodput(clock, workdir)))
+    by_first(lambda: run_directory.add_to_record(workdir, history.goodput(clock, workdir)))
     by_first(lambda: str(report.finish(result, rows=rows, class_names=classes, images=images)))
   return DONE
-
-
-def _so_far(
-  workdir: Path, start: int, metric: str, watched: Sequence[str]
-) -> tuple[float, list[tuple[int, float]], bool]:
-  """(seconds that earlier starts took, their scores by `metric`, whether they have evaluated the state at `start`), of
-  a run that goes on from `start`."""
-  earlier = record.read(workdir / "metrics.jsonl") if start else []
-  scores = selection.from_records(metric, earlier) if metric else []
-  heads = tuple(f"{split}/" for split in watched)
-  judged = any(line["step"] == start and any(name.startswith(heads) for name in line) for line in earlier)
-  return run_directory.seconds_before(workdir, earlier), scores, judged
-
-
-def goodput(clock: Clock, workdir: Path) -> dict[str, Any]:
-  """run.json's account of the wall time of all starts, {} where nothing is kept."""
-  clock.mark()
-  total = account(accounts.read(workdir))
-  wall = sum(total.values())
-  return {"goodput": {"wall_seconds": wall, "shares": {name: s / wall for name, s in total.items()}}} if wall else {}
 
 
 def _save(checkpoints: Checkpoints, step: int, state: State) -> None:
@@ -261,7 +244,7 @@ def restore(job: Job, request: Request) -> tuple[State, int]:
   """The state of a run's best checkpoint or its newest, and its step. Raises UserError where there is none."""
   workdir, metric = request.workdir, request.config.run.best_metric
   by_first(lambda: check_trained(workdir))
-  by_first(lambda: _check_data(workdir, job, "the run's own data, as they were then, are needed"))
+  by_first(lambda: history.check_data(workdir, job, "the run's own data, as they were then, are needed"))
   with contextlib.closing(Checkpoints(workdir / "checkpoints", read_only=True)) as checkpoints:
     step = checkpoints.first_whole(by_first(lambda: run_directory.judged_steps(workdir, metric, checkpoints.steps)))
     if step is None:
@@ -325,45 +308,6 @@ def _check_best_metric(job: Job) -> None:
       f"flags: --run.best_metric={job.plan.best_metric} is no metric{hint(name, names)};"
       f" {split}/ has {', '.join(names)}"
     )
-
-
-def _check_data(workdir: Path, job: Job, advice: str) -> None:
-  known, splits = run_directory.read_record(workdir), job.data.splits
-  if known.get("data") not in (None, splits.fingerprint):
-    differing = run_directory.differing(workdir, job.config)
-    if not differing:  # then what was kept has been read, where there is such
-      run_directory.check_kept(workdir, known, splits.about)
-    changed = "".join(f"; {each}" for each in differing)
-    raise UserError(f"run: {job.config.data.source} is not the data that {workdir} was started with{changed}; {advice}")
-
-
-def _about(request: Request, job: Job) -> dict[str, Any]:
-  """What each checkpoint says of where it comes from."""
-  return {
-    "experiment": request.line[2].rpartition(".")[2],
-    "flags": {name: flags.write_value(value) for name, value in flags.values(request.config).items()},
-    **provenance.code(),
-    "mesh": dict(job.mesh.shape),
-    "data": job.data.splits.fingerprint,
-  }
-
-
-def _write_provenance(request: Request, job: Job, abstract: State, forms: dict[str, str]) -> None:
-  defaults = {name: flags.write_value(value) for name, value in flags.values(type(request.config)()).items()}
-  run_directory.write_record(
-    request.workdir,
-    {
-      **provenance.record(request.line),
-      "mesh": dict(job.mesh.shape),
-      "parameters": parameter_count(abstract.params),
-      "kernels": dict(sorted(forms.items())),
-      "data": job.data.splits.fingerprint,
-      **job.data.splits.about,
-      "examples": inputs.sizes(job.data.splits),
-      "defaults": defaults,
-      **({"judge": about} if (about := getattr(job.task.judge, "about", None)) else {}),
-    },
-  )
 
 
 def _in_words(result: dict) -> str:

@@ -38,7 +38,7 @@ def refused(capsys, *arguments):
   capsys.readouterr()
   assert command.main(GPT, list(arguments)) == 2
   error = capsys.readouterr().err
-  assert error.count("\n") == 1, error
+  assert all(row.startswith("  ") for row in error.splitlines()[1:]), error
   return error
 
 
@@ -215,7 +215,8 @@ def test_a_run_of_another_text_or_tokenizer_is_refused(trained, capsys, tmp_path
   other = tmp_path / "b.txt"
   other.write_text(TEXT.replace("cat", "cow"))
   error = refused(capsys, f"--config={trained}", f"--data.source=text:{other}")
-  assert "belongs to another experiment (--data.source=" in error
+  assert "belongs to another experiment: 1 flag differs" in error
+  assert f"text:{other}" in error
   error = refused(capsys, "sample", f"--config={trained}", "--text.tokenizer=byte", "--tokens=3")
   assert "; --text.tokenizer=char there, byte here; " in error
   (trained.parent / "a.txt").write_text(TEXT.replace("cat", "cow"))

@@ -1,0 +1,119 @@
+"""What a run knows of its own past: where its numbers come from, what it has measured, and whether it may go on."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import flags, inputs, run_directory
+from experiments.command import Request
+from experiments.job import Job
+from research import goodput as accounts
+from research import provenance, selection
+from research.checkpoint import Checkpoints
+from research.errors import UserError
+from research.models.table import parameter_count
+from research.parallel.agreement import by_first
+from research.report import record
+from research.task import State
+
+
+def about(request: Request, job: Job) -> dict[str, Any]:
+  """What each checkpoint says of where it comes from."""
+  return {
+    "experiment": request.line[2].rpartition(".")[2],
+    "flags": {name: flags.write_value(value) for name, value in flags.values(request.config).items()},
+    **provenance.code(),
+    "mesh": dict(job.mesh.shape),
+    "data": job.data.splits.fingerprint,
+    "order": _order(job),
+  }
+
+
+def _order(job: Job) -> str:
+  """A digest of which examples the first batches are made of: another version's order would be another run."""
+  rows = [np.asarray(job.data.train.plan.rows(step)[0], np.int64).tobytes() for step in range(4)]
+  return hashlib.sha256(b"".join(rows)).hexdigest()
+
+
+def changes(request: Request, job: Job, checkpoints: Checkpoints, start: int) -> tuple[list[dict], list[str]]:
+  """(what --allow_change has let differ from checkpoint `start`, what else differs, in words). Raises UserError where
+  anything else that changes the curve differs."""
+  there, here = checkpoints.about(start), about(request, job)
+  found = run_directory.differences(there["flags"], request.config)
+  known = by_first(lambda: run_directory.read_record(request.workdir).get(run_directory.CHANGES, []))
+  allowed = {*request.allowed, *(change["flag"] for change in known)}
+  where = f"checkpoint {request.workdir / 'checkpoints' / str(start)}"
+  run_directory.refuse(where, [each for each in found if each.name not in allowed])
+  if not any(name.startswith(("data.", "seed")) for name in allowed):
+    for name, what in (("data", "other data"), ("order", "another order of the examples")):
+      if there[name] != here[name]:
+        raise UserError(f"run: {where} was made with {what}; give another --workdir")
+  versions = [
+    f"{name} {theirs} (now {here['versions'].get(name)})"
+    for name, theirs in there["versions"].items()
+    if here["versions"].get(name) != theirs
+  ]
+  commits = [(each["git"] or {}).get("commit") for each in (there, here)]
+  versions += [f"commit {str(commits[0])[:10]} (now {str(commits[1])[:10]})"] if commits[0] != commits[1] else []
+  notes = [f"the checkpoint was made by {', '.join(versions)}: the curve may differ"] if versions else []
+  made = [
+    {"step": start, "flag": each.name, "from": each.there, "to": each.here}
+    for each in found
+    if {"flag": each.name, "to": each.here} not in [{"flag": c["flag"], "to": c["to"]} for c in known]
+  ]
+  notes += [f"from step {start} on --{change['flag']}={change['to']}, before {change['from']}" for change in made]
+  return made, notes
+
+
+def check_data(workdir: Path, job: Job, advice: str) -> None:
+  """Raises UserError where the data are not those that the run was started with."""
+  known, splits = run_directory.read_record(workdir), job.data.splits
+  if known.get("data") not in (None, splits.fingerprint):
+    differing = run_directory.differing(workdir, job.config)
+    if not differing:  # then what was kept has been read, where there is such
+      run_directory.check_kept(workdir, known, splits.about)
+    changed = "".join(f"; {each}" for each in differing)
+    raise UserError(f"run: {job.config.data.source} is not the data that {workdir} was started with{changed}; {advice}")
+
+
+def write(request: Request, job: Job, abstract: State, forms: dict[str, str], changes: Sequence[dict]) -> None:
+  """run.json as a start writes it."""
+  defaults = {name: flags.write_value(value) for name, value in flags.values(type(request.config)()).items()}
+  run_directory.write_record(
+    request.workdir,
+    {
+      **provenance.record(request.line),
+      "mesh": dict(job.mesh.shape),
+      "parameters": parameter_count(abstract.params),
+      "kernels": dict(sorted(forms.items())),
+      "data": job.data.splits.fingerprint,
+      **job.data.splits.about,
+      "examples": inputs.sizes(job.data.splits),
+      "defaults": defaults,
+      **({"judge": about} if (about := getattr(job.task.judge, "about", None)) else {}),
+    },
+    changes,
+  )
+
+
+def so_far(
+  workdir: Path, start: int, metric: str, watched: Sequence[str]
+) -> tuple[float, list[tuple[int, float]], bool]:
+  """(seconds that earlier starts took, their scores by `metric`, whether they have evaluated the state at `start`), of
+  a run that goes on from `start`."""
+  earlier = record.read(workdir / "metrics.jsonl") if start else []
+  scores = selection.from_records(metric, earlier) if metric else []
+  heads = tuple(f"{split}/" for split in watched)
+  judged = any(line["step"] == start and any(name.startswith(heads) for name in line) for line in earlier)
+  return run_directory.seconds_before(workdir, earlier), scores, judged
+
+
+def goodput(clock: accounts.Clock, workdir: Path) -> dict[str, Any]:
+  """run.json's account of the wall time of all starts, {} where nothing is kept."""
+  clock.mark()
+  total = accounts.account(accounts.read(workdir))
+  wall = sum(total.values())
+  return {"goodput": {"wall_seconds": wall, "shares": {name: s / wall for name, s in total.items()}}} if wall else {}

@@ -1,0 +1,141 @@
+"""A run goes on with its own flags or says which differ; every flag of every experiment, one at a time.
+
+Switched off once: with `changes_curve` always false in `run_directory.differences` every mutation is let through, and
+`test_each_flag_that_changes_the_curve_is_refused_by_name` fails for each experiment.
+"""
+
+import dataclasses
+import json
+
+import pytest
+
+from experiments import command as commands
+from experiments import flags, run_directory
+from experiments.mlp.__main__ import EXPERIMENT as MLP
+from research.errors import UserError
+from tests.experiments.definitions import EXPERIMENTS
+
+TINY = [
+  "--config=iris", "--run.steps=20", "--run.eval_every=10", "--run.checkpoint_every=5", "--data.batch_size=8",
+  "--parallel.mesh=data:1", "--model.widths=8",
+]  # fmt: skip
+
+
+def another(leaf, value):
+  """A value that the flag takes beside its own."""
+  metadata = leaf.field.metadata
+  if metadata["choices"]:
+    return next(choice for choice in metadata["choices"] if choice != value)
+  if isinstance(value, bool):
+    return not value
+  if isinstance(value, tuple):
+    return (*value, 3)
+  if isinstance(value, str):
+    return f"{value}x"
+  step = 1 if isinstance(value, int) else 0.125
+  high = metadata["high"]
+  return value + step if high is None or value + step <= high else value - step
+
+
+def replaced(config, name, value):
+  head, _, rest = name.partition(".")
+  return dataclasses.replace(config, **{head: replaced(getattr(config, head), rest, value) if rest else value})
+
+
+@pytest.mark.parametrize("definition", EXPERIMENTS, ids=lambda each: each.name)
+def test_each_flag_that_changes_the_curve_is_refused_by_name(tmp_path, definition):
+  config = definition.schema()
+  run_directory.claim(tmp_path, definition.name, config)
+  there = flags.values(config)
+  for leaf in flags.leaves(definition.schema):
+    changed = replaced(config, leaf.name, another(leaf, there[leaf.name]))
+    found = run_directory.differing(tmp_path, changed)
+    assert [each.name for each in found] == [leaf.name] * leaf.changes_curve, leaf.name
+    if leaf.changes_curve:
+      ours = flags.write_value(flags.values(changed)[leaf.name])
+      with pytest.raises(UserError, match=f"--allow_change={leaf.name} ") as error:
+        run_directory.refuse("it", found)
+      assert error.value.table[1].split() == [
+        f"--{leaf.name}", *(flags.write_value(there[leaf.name]) or '""').split(), *ours.split(),
+      ]  # fmt: skip
+      with run_directory.owned(tmp_path, definition.name, changed, [leaf.name]):
+        pass
+
+
+@pytest.fixture
+def begun(tmp_path, stopping_after, capsys):
+  with stopping_after(7):
+    assert commands.main(MLP, [*TINY, f"--workdir={tmp_path}"]) == commands.STOPPED
+  capsys.readouterr()
+  return tmp_path
+
+
+def goes_on(workdir, capsys, *more):
+  code = commands.main(MLP, [*TINY, *more, f"--workdir={workdir}"])
+  return code, capsys.readouterr()
+
+
+def test_a_changed_flag_is_shown_in_two_columns(begun, capsys):
+  code, told = goes_on(begun, capsys, "--optim.learning_rate=0.5", "--optim.clip_norm=1")
+  assert code == 2
+  assert told.err.splitlines() == [
+    f"run: {begun} belongs to another experiment: 2 flags differ; give another --workdir, or"
+    " --allow_change=optim.learning_rate,optim.clip_norm to go on with these",
+    "                         there  here",
+    "  --optim.learning_rate  0.02   0.5",
+    "  --optim.clip_norm      0.0    1.0",
+  ]
+
+
+def test_what_is_allowed_goes_on_and_is_told(begun, capsys):
+  more = ["--optim.learning_rate=0.5", "--allow_change=optim.learning_rate"]
+  code, told = goes_on(begun, capsys, *more)
+  assert code == 0, told.err
+  assert "from step 6 on --optim.learning_rate=0.5, before 0.02" in told.out
+  record = json.loads((begun / "run.json").read_text())
+  assert record["changes"] == [{"step": 6, "flag": "optim.learning_rate", "from": "0.02", "to": "0.5"}]
+  assert "--optim.learning_rate=0.5\n" in (begun / "run.flags").read_text()
+
+
+def test_what_is_allowed_may_be_stopped_and_goes_on_without_being_allowed_again(begun, capsys, stopping_after):
+  with stopping_after(3):
+    code, _ = goes_on(begun, capsys, "--optim.learning_rate=0.5", "--allow_change=optim.learning_rate")
+  assert code == commands.STOPPED
+  code, told = goes_on(begun, capsys, "--optim.learning_rate=0.5")
+  assert code == 0, told.err
+  assert len(json.loads((begun / "run.json").read_text())["changes"]) == 1
+
+
+def test_a_checkpoint_knows_its_own_flags(begun, capsys):
+  """run.flags was edited by hand."""
+  path = begun / "run.flags"
+  path.write_text(path.read_text().replace("--optim.learning_rate=0.02", "--optim.learning_rate=0.5"))
+  code, told = goes_on(begun, capsys, "--optim.learning_rate=0.5")
+  assert code == 2
+  assert "checkpoints/6 belongs to another experiment: 1 flag differs" in told.err
+
+
+def test_another_order_of_examples_is_refused(begun, capsys, monkeypatch):
+  from experiments import history
+
+  monkeypatch.setattr(history, "_order", lambda job: "0" * 64)
+  code, told = goes_on(begun, capsys)
+  assert code == 2
+  assert "was made with another order of the examples; give another --workdir" in told.err
+
+
+def test_other_versions_are_told(begun, capsys, monkeypatch):
+  from research import provenance
+
+  code_of = provenance.code
+  monkeypatch.setattr(provenance, "code", lambda: (f := code_of()) | {"versions": {**f["versions"], "jax": "9.9"}})
+  code, told = goes_on(begun, capsys)
+  assert code == 0
+  assert "(now 9.9): the curve may differ" in told.out
+
+
+def test_what_is_no_flag_cannot_be_allowed(capsys):
+  assert commands.main(MLP, [*TINY, "--allow_change=learning_rat"]) == 2
+  assert "names no flag (did you mean --optim.learning_rate?)" in capsys.readouterr().err
+  assert commands.main(MLP, ["eval", *TINY, "--allow_change=seed"]) == 2
+  assert "--allow_change is for training, not for eval" in capsys.readouterr().err
