@@ -75,6 +75,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
   rest, own = command.split_off(Devices, arguments)
   study, _ = flags.parse(Devices, own)
+  check_used(study, flags.typed(Devices, own))
   wanted = [again(point, place) for place in range(1, study.rounds + 1) for point in plan(study, rest)]
   report = Path(study.report).expanduser() if study.report else study.folder
   rows = points.run_all(wanted, study.folder, found, say=say, retry=study.retry, timeout_s=study.timeout or None)
@@ -84,10 +85,29 @@ def main(arguments: Sequence[str]) -> int:
   return 0
 
 
+def check_used(study: Devices, typed: Sequence[str]) -> None:
+  """Raises UserError for a flag of the study that stands in the command and would change nothing."""
+  for each in typed:
+    value = f"scaling: --{each}={flags.write_value(getattr(study, each))}"
+    if each == "devices" and (study.meshes or study.topology):
+      other = "--meshes" if study.meshes else "--topology"
+      raise UserError(f"{value} and {other} are both given; {other} says how many devices there are")
+    if each in ("groups", "seconds", "rounds") and study.topology:
+      raise UserError(f"{value} is how points are timed; those of --topology are compiled and not timed")
+    if each == "python" and not study.topology:
+      raise UserError(f"{value} is the interpreter of compiled points, with --topology; others run by this one")
+
+
 def plan(study: Devices, rest: Sequence[str]) -> list[points.Point]:
   """The study's points. Raises UserError where the experiment's flags are wrong, whatever the devices."""
   definition = find(study.experiment)
-  request = command.read(definition, [*rest, "--workdir=none"])
+  typed = flags.typed(definition.schema, rest)
+  if "parallel.strategy" in typed:
+    raise UserError("scaling: --parallel.strategy is each point's own; --strategies=… names those of the study")
+  if "parallel.mesh" in typed and not study.topology:
+    raise UserError("scaling: --parallel.mesh is each point's own; --meshes=… names those of the study")
+  strategy = "pp" if "pp" in study.strategy_names else study.strategy_names[0]
+  request = command.read(definition, [*rest, f"--parallel.strategy={strategy}", "--workdir=none"])
   if request.word != "train":
     raise UserError(f"scaling: {request.word} is no word of a study; the flags of a run are")
   config, made = request.config, {}
@@ -146,12 +166,16 @@ def _compiled(
 
 def _about(study: Devices, config: Any, strategy: str, mesh: str, count: int) -> dict[str, Any]:
   batch = config.data.batch_size * (count if study.mode == "weak" else 1)
-  return {"devices": count, "mesh": mesh, "strategy": strategy, "mode": study.mode, "batch": batch}
+  found = {"devices": count, "mesh": mesh, "strategy": strategy, "mode": study.mode, "batch": batch}
+  if config.parallel.micro_batches and strategy != "pp":  # they are a pipeline's, and no other point takes them
+    found["parts"] = 0
+  return found
 
 
 def _flags(rest: Sequence[str], about: Mapping[str, Any]) -> list[str]:
-  names = {"data.batch_size": "batch", "parallel.mesh": "mesh", "parallel.strategy": "strategy"}
-  return [*rest, *(f"--{name}={about[key]}" for name, key in names.items())]
+  names = {"data.batch_size": "batch", "parallel.mesh": "mesh", "parallel.strategy": "strategy",
+           "parallel.micro_batches": "parts"}  # fmt: skip
+  return [*rest, *(f"--{name}={about[key]}" for name, key in names.items() if key in about)]
 
 
 def _safe(text: str) -> str:

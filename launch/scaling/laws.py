@@ -16,6 +16,7 @@ from experiments import flags
 from experiments.command import HELP, split_off
 from experiments.manual import flag_lines
 from experiments.schema import flag
+from launch.experiment import find
 from launch.scaling import transfer
 from launch.scaling.family import Family, Size, numbers_of, sizes_of
 from research.errors import UserError
@@ -89,6 +90,7 @@ def main(arguments: Sequence[str]) -> int:
   study, words = flags.parse(Laws, own)
   if extra := [*words, *(each for each in rest if not each.startswith("-"))]:
     raise UserError(f"flags: {extra[0]!r} is no flag; flags are --name=value")
+  check_own(study, rest)
   family = study.family(rest)
   report = Path(study.report).expanduser() if study.report else family.folder
   sizes = sizes_of(study.sizes)
@@ -105,6 +107,20 @@ def main(arguments: Sequence[str]) -> int:
   family.check([*sizes, *(held_out or ())[:1]])
   _make(report)
   return compute.run(family, study, sizes, held_out, report, say=say)
+
+
+def check_own(study: Laws, rest: Sequence[str]) -> None:
+  """Raises UserError for a flag of the runs that the study sets itself, for each of them."""
+  own = {"model.width": "--sizes", "model.layers": "--sizes", "seed": "--seeds"}
+  if study.head_width:
+    own |= dict.fromkeys(("model.heads", "model.head_width"), "--head_width")
+  if study.mup:
+    own |= {"optim.learning_rate": "--rates", "model.mup_base_width": "--mup_base"}
+  else:
+    own |= dict.fromkeys(("run.steps", "run.eval_every"), "--budgets")
+  for each in flags.typed(find(study.experiment).schema, rest):
+    if each in own:
+      raise UserError(f"laws: --{each} is each run's own here; {own[each]} says what they have")
 
 
 def _make(folder: Path) -> None:

@@ -131,8 +131,11 @@ def read(arguments: Sequence[str]) -> Request:
   options, _ = flags.parse(Sweep, own)
   if not over:
     raise UserError("sweep: there is no --over; give one for each flag, as in --over='optim.learning_rate=1e-3,1e-2'")
+  _check_used(options, flags.typed(Sweep, own))
   definition = find(options.experiment)
   space = grammar.parse(definition.schema, over)
+  if twice := [each.flag for each in space if each.flag in flags.typed(definition.schema, rest)]:
+    raise UserError(f"sweep: --{twice[0]} is swept by --over and given as well; give it in one of them")
   base = _check(definition, options, rest, {})
   drawn = options.method != "grid"
   for count, each in enumerate(grammar.corners(space) if drawn else grammar.grid(space), start=1):
@@ -150,6 +153,18 @@ def read(arguments: Sequence[str]) -> Request:
     },
   }
   return Request(options, space, tuple(rest), about)
+
+
+def _check_used(options: Sweep, typed: Sequence[str]) -> None:
+  """Raises UserError for a flag that stands in the command and would change nothing."""
+  drawn = "which is every combination; --method=random and tpe draw"
+  for each, idle, why in (
+    ("trials", options.method == "grid", f"--method=grid, {drawn}"),
+    ("sweep_seed", options.method == "grid", f"--method=grid, {drawn}"),
+    ("prune_after", options.prune == "none", "--prune=none; --prune=median or halving prunes"),
+  ):
+    if idle and each in typed:
+      raise UserError(f"sweep: --{each}={getattr(options, each)} is nothing for {why}")
 
 
 def _check(definition: command.Definition, options: Sweep, rest: Sequence[str], each: Mapping[str, str]) -> Any:

@@ -47,6 +47,9 @@ STUDY = (
   "--held_out=128x6@1e14", "--bootstrap=20",
 )  # fmt: skip
 
+SHORT = ("laws", "--config=stdlib", "--sizes=32x2", "--budgets=1e12")
+MUP = ("laws", "--mup", "--config=stdlib", "--sizes=32x2,64x2")
+
 
 @pytest.fixture
 def starts(in_directory, monkeypatch):
@@ -125,6 +128,10 @@ def test_maximal_update_keeps_the_best_rate_where_it_was(starts, in_directory, c
     (["laws", "--config=stdlib", "--sizes=33x2", "--head_width=16", "--budgets=1e9"], "do not fill"),
     (["laws", "--config=stdlib", "--sizes=32x2", "--budgets=1e9", "--optim.larning_rate=1"], "optim.learning_rate"),
     (["laws", "--config=stdlib", "--sizes=32x2", "--budgets=1e9", "--rates=1"], "belong to --mup"),
+    ([*SHORT, "--run.steps=9"], "--budgets says what they have"),
+    ([*SHORT, "--model.width=9"], "--sizes says what they have"),
+    ([*SHORT, "--seed=1"], "--seeds says what they have"),
+    ([*MUP, "--rates=1,2,3", "--optim.learning_rate=9"], "--rates says what they have"),
     (["laws", "--mup", "--config=stdlib", "--sizes=32x2,64x3", "--rates=1,2,3"], "several depths"),
   ],
 )
