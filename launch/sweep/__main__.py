@@ -9,6 +9,7 @@ Flags that are not the sweep's own go to every run. The same command goes on whe
 """
 
 import dataclasses
+import difflib
 import json
 import shlex
 import shutil
@@ -32,6 +33,7 @@ from research.streams import say_what_can_be_said
 
 DONE, STOPPED = 0, 75
 _KNOWN = {"lock", "runs", "logs"}  # what a sweep's directory may hold before it is one
+_SPLITS = ("validation", "generated", "train", "test")
 _MOST = 10_000  # trials of a grid
 
 
@@ -63,7 +65,12 @@ class Sweep:
       raise UserError("sweep: --print and --collect are both given; print first, collect when the runs have ended")
     if self.print and self.method == "tpe":
       raise UserError("sweep: --method=tpe draws by results, so there are no commands to print; grid and random have")
-    if self.metric.startswith("test/"):
+    split, _, measure = self.metric.partition("/")
+    if not split or not measure:
+      raise UserError(f"sweep: --metric={self.metric} is no SPLIT/NAME, such as validation/{self.metric.strip('/')}")
+    if split not in _SPLITS and (near := difflib.get_close_matches(split, _SPLITS, 1, 0.75)):  # a judge may have others
+      raise UserError(f"sweep: --metric={self.metric} is of no split (did you mean {near[0]}/{measure}?)")
+    if split == "test":
       raise UserError(
         f"sweep: --metric={self.metric} would choose by data that judge the choice; choose by validation/…, with"
         " --data.validation_fraction=0.1"
@@ -193,10 +200,17 @@ def run(request: Request) -> int:
       say(f"{again} that failed {'is' if again == 1 else 'are'} run again")
     if options.print:
       return _print(request, study)
-    if options.collect:
-      ended = _collect(request, study)
-    else:
-      ended = running.Local(study, folder, request.command, options.metric, options.environments, say).run(stop)
+    try:
+      if options.collect:
+        ended = _collect(request, study)
+      else:
+        ended = running.Local(study, folder, request.command, options.metric, options.environments, say).run(stop)
+    except running.NoSuchMetric as error:
+      if study.scored:
+        raise
+      study.forget()
+      (folder / "sweep.json").unlink()
+      raise UserError(f"{error}; the same command with another --metric goes on with the runs there are") from error
     conclude(request, study)
   return DONE if ended or options.collect else STOPPED
 

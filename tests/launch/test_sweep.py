@@ -68,6 +68,8 @@ def test_no_trial_begins_where_one_is_impossible(over, complaint, in_directory, 
   [
     (["--experiment=mpl"], "did you mean mlp?"),
     (["--metric=test/accuracy"], "choose by data that judge the choice"),
+    (["--metric=accuracy"], "is no SPLIT/NAME, such as validation/accuracy"),
+    (["--metric=vaildation/accuracy"], "did you mean validation/accuracy?"),
     (["eval"], "a sweep trains"),
     (["--print", "--collect"], "both given"),
     (["--print", "--method=tpe"], "no commands to print"),
@@ -181,6 +183,21 @@ FAKE = textwrap.dedent("""
 """)
 
 
+# Stands where Python would, and notes that it was started: a run that is whole after its first evaluation.
+TRIAL = """#!{python} -S
+import json, os, sys
+flags = dict(each[2:].split("=", 1) for each in sys.argv[3:] if "=" in each)
+run = flags["workdir"]
+os.makedirs(run, exist_ok=True)
+with open("starts", "a") as file:
+  file.write(os.path.basename(run) + "\\n")
+with open(os.path.join(run, "metrics.jsonl"), "w") as file:
+  file.write(json.dumps({{"step": 1, "time": 0.0, "validation/loss": 0.5}}) + "\\n")
+with open(os.path.join(run, "result.json"), "w") as file:
+  json.dump({{"step": 1, "wall_seconds": 1.0, "metrics": {{}}}}, file)
+"""
+
+
 def local(folder, ends, **options):
   """A sweep over seeds whose trials do what `ends` says: (values, how it ends) of each."""
   study = Study(folder, [grammar.Values("seed", tuple(map(str, range(len(ends)))))], **options)
@@ -239,6 +256,28 @@ def test_a_metric_that_runs_do_not_have_ends_the_sweep_and_its_trials(tmp_path):
     trials.run(lambda: False)
   assert not running.busy(tmp_path / "runs" / "000-seed=0")
   assert study.newest()["000-seed=0"].state.name == "RUNNING"
+
+
+@pytest.mark.parametrize("how", [[], ["--collect"]])
+def test_the_right_metric_goes_on_in_the_directory_of_a_wrong_one(how, in_directory, capsys):
+  """What has been run is not run again, and keeps its name."""
+  fake = in_directory / "python"
+  fake.write_text(TRIAL.format(python=sys.executable))
+  fake.chmod(0o755)
+  arguments = ["--experiment=mlp", "--config=iris", "--workdir=s", "--over=seed=0,1", f"--python={fake}"]
+  if how:
+    assert sweep.main([*arguments, "--print", "--metric=validation/los"]) == 0
+    subprocess.run(capsys.readouterr().out.split("\n")[0], shell=True, check=True)
+  assert sweep.main([*arguments, *how, "--metric=validation/los"]) == 2
+  error = capsys.readouterr().err
+  assert "did you mean validation/loss?" in error
+  assert "the same command with another --metric goes on" in error
+  before = (in_directory / "starts").read_text()
+  assert before == "000-seed=0\n"
+  assert sweep.main([*arguments, *how, "--metric=validation/loss"]) == 0
+  rows = list(csv.DictReader((in_directory / "s" / "table.csv").read_text().splitlines()))
+  assert [(row["name"], row["validation/loss"]) for row in rows][:1] == [("000-seed=0", "0.5")]
+  assert (in_directory / "starts").read_text().count("000") == (1 if how else 2)
 
 
 def test_a_sweep_of_real_runs_is_stopped_and_goes_on(in_directory, monkeypatch, capsys):
