@@ -43,7 +43,7 @@ class Devices:
   seconds: float = flag(5.0, "of timing at least, in all groups of a point together", low=0.0)
   rounds: int = flag(1, "how often the points are gone through; a point's numbers are of all its rounds", low=1)
   timeout: float = flag(0.0, "the longest that a point may take, in seconds; 0: as long as it likes", low=0.0)
-  workdir: str = flag("", "where points and logs are kept; empty: runs/devices-EXPERIMENT-MODE")
+  workdir: str = flag("", "where points and logs are kept; empty: runs/devices-EXPERIMENT-MODE; --topology: compiled-…")
   report: str = flag("", "where tables and pictures go; empty: --workdir")
   retry: bool = flag(False, "run again what failed")
 
@@ -65,7 +65,8 @@ class Devices:
 
   @property
   def folder(self) -> Path:
-    return Path(self.workdir or f"runs/devices-{self.experiment}-{self.mode}").expanduser()
+    kind = "compiled" if self.topology else "devices"
+    return Path(self.workdir or f"runs/{kind}-{self.experiment}-{self.mode}").expanduser()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -78,6 +79,7 @@ def main(arguments: Sequence[str]) -> int:
   check_used(study, flags.typed(Devices, own))
   wanted = [again(point, place) for place in range(1, study.rounds + 1) for point in plan(study, rest)]
   report = Path(study.report).expanduser() if study.report else study.folder
+  check_kind(study)
   rows = points.run_all(wanted, study.folder, found, say=say, retry=study.retry, timeout_s=study.timeout or None)
   rows = device_table.with_efficiency(device_table.in_one(rows))
   for path in device_table.write(report, rows, " ".join(["python -m launch.scaling devices", *arguments])):
@@ -96,6 +98,18 @@ def check_used(study: Devices, typed: Sequence[str]) -> None:
       raise UserError(f"{value} is how points are timed; those of --topology are compiled and not timed")
     if each == "python" and not study.topology:
       raise UserError(f"{value} is the interpreter of compiled points, with --topology; others run by this one")
+
+
+def check_kind(study: Devices) -> None:
+  """Raises UserError where the directory's points were measured and these are to be compiled, or the other way round:
+  they would share its tables."""
+  ours = "compiled" if study.topology else "measured"
+  for row in points.read(study.folder / points.FILE):
+    if (theirs := row.get("kind", ours)) != ours:
+      raise UserError(
+        f"scaling: the points of {study.folder} were {theirs}, and {'with' if study.topology else 'without'} --topology"
+        f" they are {ours}; give another --workdir"
+      )
 
 
 def plan(study: Devices, rest: Sequence[str]) -> list[points.Point]:

@@ -11,6 +11,7 @@ Flags that are not the sweep's own go to every run. The same command goes on whe
 import dataclasses
 import difflib
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -180,7 +181,9 @@ def _check(definition: command.Definition, options: Sweep, rest: Sequence[str], 
   try:
     request = command.read(definition, [*rest, *swept, f"--workdir={options.workdir}"])
   except UserError as error:
-    raise UserError(f"sweep: {' '.join(swept)}: {error}" if swept else str(error)) from error
+    said = re.sub(r"^\w+: ", "", str(error))  # it is the sweep that says it
+    named = any(said.startswith(each) for each in swept)
+    raise UserError(f"sweep: {said}" if named or not swept else f"sweep: {' '.join(swept)}: {said}") from error
   if request.word != "train":
     raise UserError(f"sweep: {request.word} is no training; a sweep trains")
   return request.config

@@ -140,9 +140,11 @@ class Layout:
     spec = partition(axes, self.rules, self.mesh)
     for place, (size, axis) in enumerate(zip(shape, spec, strict=False)):
       if size % (count := parts_of(axis, self.mesh)):
+        fewer = math.gcd(size, count)
+        would = f"--parallel.mesh=…{axis}:{fewer} would" if fewer > 1 else "another --parallel.mesh or strategy may"
         raise UserError(
           f"parallel: {name} {list(shape)} has {size} of {axes[place]}, which --parallel.strategy={self.strategy}"
-          f" cannot divide over {axis}:{count}; {-(-size // count) * count} would, or another --parallel.mesh"
+          f" cannot divide over {axis}:{count}; {would}"
         )
     return spec
 

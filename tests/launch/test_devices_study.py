@@ -186,6 +186,10 @@ def test_points_for_chips_that_are_not_here_are_compiled_and_say_so(in_directory
   assert "| v5e:16x16 | data:256 | dp | 16,384 | 2 |" in text
   assert "not run" in text
   assert {path.name for path in (in_directory / "w").glob("*.png")} == {"compiled.png"}
+  capsys.readouterr()
+  assert scaling.main(["devices", "--experiment=mlp", "--config=digits", "--devices=1", "--workdir=w"]) == 2
+  assert "the points of w were compiled, and without --topology they are measured" in capsys.readouterr().err
+  assert (in_directory / "w" / "README.md").read_text() == text
 
 
 def test_real_points_are_measured_once_and_a_strategy_that_does_not_divide_is_a_row(in_directory, capsys):

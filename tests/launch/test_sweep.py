@@ -59,6 +59,8 @@ def test_no_trial_begins_where_one_is_impossible(over, complaint, in_directory, 
   assert sweep.main([*MLP, "--workdir=s", *(f"--over={each}" for each in over)]) == 2
   error = capsys.readouterr().err
   assert complaint in error
+  assert error.startswith("sweep: ")
+  assert "flags: " not in error
   assert error.count("\n") == 1
   assert not list(in_directory.iterdir())
 
