@@ -23,6 +23,7 @@ def text(found: dict[str, Any]) -> str:
     f"  a batch              {', '.join(f'{key} {shape}' for key, shape in run['batch'].items())}",
     f"  updates              {run['updates']:,}; evaluation every {run['evaluation every']:,}",
     *([f"  kernels              {choice.say(run['kernels'])}"] * bool(run["kernels"])),
+    *(f"    passed over        {note}" for note in run.get("kernels passed over", ())),
   ]
   if flops["model"] is not None:
     lines += [
