@@ -139,3 +139,11 @@ def test_activations_are_cut_where_that_divides_and_nowhere_outside():
   whole, part = jax.jit(run)(x)
   assert whole.sharding.spec == P("data", None, "model")
   assert part.sharding.is_fully_replicated  # three rows
+
+
+def test_a_length_that_does_not_divide_is_told_the_devices_that_would():
+  with activations.laid_out(Layout(make_mesh("data:1,sequence:8"), "sp")):
+    with pytest.raises(UserError, match=r"have 12 of length.*over sequence:8; --parallel\.mesh=…sequence:4 would$"):
+      activations.constrain(jnp.ones((8, 12, 4)), "batch", "length", None)
+    with pytest.raises(UserError, match=r"have 33 of length.*over sequence:8; another --parallel\.mesh or strat"):
+      activations.constrain(jnp.ones((8, 33, 4)), "batch", "length", None)
