@@ -11,6 +11,7 @@ from research.data.splits import Splits
 from research.errors import UserError
 from research.parallel.tables import STRATEGIES
 from research.parallel.topology import Target
+from research.report.measures import say_duration
 
 if TYPE_CHECKING:
   from experiments.command import Definition
@@ -69,6 +70,6 @@ def _words(told: dict) -> str:
   mesh = ",".join(f"{axis}:{size}" for axis, size in devices["mesh"].items())
   fits = "" if memory["fits"] is not False else ", which does not fit"
   return (
-    f"{devices['strategy']} over {mesh}: {1000 * guess['seconds']:.3g} ms by {guess['bound']},"
+    f"{devices['strategy']} over {mesh}: {say_duration(guess['seconds'])} by {guess['bound']},"
     f" {memory['total'] / 1e9:.3g} GB a device{fits}"
   )

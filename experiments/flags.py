@@ -225,6 +225,13 @@ def parse(schema: type[T], arguments: Sequence[str]) -> tuple[T, list[str]]:
   return config, words
 
 
+def typed(schema: type, arguments: Sequence[str]) -> list[str]:
+  """The names of the schema's flags that stand in a command line, whatever they are set to."""
+  names = {leaf.name for leaf in leaves(schema)}
+  found = [each.lstrip("-").partition("=")[0] for each in arguments if each.startswith("-")]
+  return [name for each in found if (name := each if each in names else each.removeprefix("no")) in names]
+
+
 def nearest(name: str, names: list[str]) -> str:
   """' (did you mean --x?)' by the whole name, or by its last part: people forget the group."""
   by_last = {each.rpartition(".")[2]: each for each in reversed(names)}

@@ -118,7 +118,7 @@ def _check(config: Experiment, splits: Splits, devices: int) -> None:
     raise UserError(
       f"data: --data.batch_size={data.batch_size} does not divide over {devices} devices"
       + (f" in {config.batch_parts} parts" if config.batch_parts > 1 else "")
-      + f"; {-(-data.batch_size // even) * even} would, or leave --parallel.mesh out"
+      + f"; {-(-data.batch_size // even) * even} would, or another --parallel.mesh"
     )
   if config.run.best_metric.startswith("validation/") and splits.validation is None:
     raise UserError(

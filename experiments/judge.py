@@ -111,6 +111,25 @@ def open_judge(
   return Judge(job, state, about)
 
 
+def check(job: Job, workdir: Path) -> None:
+  """Raises UserError where `open_judge` would for a run's --metrics.features, as far as that is known without training
+  or opening anything; nothing for a run that has no images to be judged, or names no judge.
+
+  Args:
+    job: the asking run's.
+    workdir: its directory.
+  """
+  value = getattr(getattr(job.config, "metrics", None), "features", "")
+  image = job.data.splits.train.schema.features.get("image")
+  if not value or image is None:
+    return
+  candidate = find(value, workdir=workdir, data=job.config.data)
+  definition, request = candidate.definition, candidate.request
+  if not candidate.trains:
+    work.check_trained(request.workdir)
+  _check(value, make_job(definition, request.config, lambda line: None, request.workdir), image.shape)
+
+
 def _train(candidate: Candidate, say: Callable[[str], None]) -> None:
   definition, request = candidate.definition, candidate.request
   preset = candidate.value.partition(":")[2]

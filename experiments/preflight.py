@@ -35,7 +35,7 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 def run(definition: "Definition", request: "Request") -> int:
   """What the word preflight does: prints, trains and writes nothing. Raises UserError where the run would not fit."""
-  from experiments import cluster, work
+  from experiments import cluster, judge, work
   from experiments.job import make_job
 
   asked = request.asking.topology
@@ -44,13 +44,19 @@ def run(definition: "Definition", request: "Request") -> int:
     cluster.check_request(request)
   say = (lambda line: None) if request.asking.json else print
   device = None if target is None else target.devices[0]
-  with choice.compiling_for(target.platform if target else "", device), choice.configured(request.config.kernels):
+  with (
+    choice.compiling_for(target.platform if target else "", device),
+    choice.configured(request.config.kernels),
+    choice.noting() as notes,
+  ):
     job = make_job(definition, request.config, say, request.workdir, target=target)
+    judge.check(job, request.workdir)
     if target is None:
       work.first_arrays(definition, job, request.workdir)  # refused now if it would be later
     found = facts(job, target)
     if found["device memory"]["fits"] is False:
       found["device memory"]["would fit"] = advice(definition, job, target)
+    found["run"]["kernels passed over"] = notes
   print(json.dumps(found, indent=1) if request.asking.json else preflight_page.text(found))
   if found["device memory"]["fits"] is False:
     raise UserError(preflight_page.refusal(found))

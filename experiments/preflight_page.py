@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from research.kernels import choice
+from research.report.measures import say_duration
 
 PARTS = ("parameters", "optimizer", "averages and statistics", "data", "gradients", "activations")
 
@@ -22,6 +23,7 @@ def text(found: dict[str, Any]) -> str:
     f"  a batch              {', '.join(f'{key} {shape}' for key, shape in run['batch'].items())}",
     f"  updates              {run['updates']:,}; evaluation every {run['evaluation every']:,}",
     *([f"  kernels              {choice.say(run['kernels'])}"] * bool(run["kernels"])),
+    *(f"    passed over        {note}" for note in run.get("kernels passed over", ())),
   ]
   if flops["model"] is not None:
     lines += [
@@ -50,9 +52,9 @@ def text(found: dict[str, Any]) -> str:
   mfu = "" if guess["mfu"] is None else f", {guess['mfu']:.0%} of the peak used"
   lines += [
     "",
-    f"an update takes at least {1000 * guess['seconds']:.3g} ms, bound by {guess['bound']}{mfu}",
-    f"  compute {1000 * guess['compute']:.3g} ms, memory {1000 * guess['memory']:.3g} ms,"
-    f" network {1000 * guess['network']:.3g} ms, by the peaks of {guess['chip']['name']} ({guess['chip']['source']})",
+    f"an update takes at least {say_duration(guess['seconds'])}, bound by {guess['bound']}{mfu}",
+    f"  compute {say_duration(guess['compute'])}, memory {say_duration(guess['memory'])},"
+    f" network {say_duration(guess['network'])}, by the peaks of {guess['chip']['name']} ({guess['chip']['source']})",
     f"  input at that speed: {_say(guess['input bytes a second'])}/s",
   ]
   return "\n".join(lines)

@@ -227,6 +227,12 @@ class Experiment:
       if operator.attrgetter(name)(self) != operator.attrgetter(name)(untouched):
         raise UserError(f"flags: --{name} {why}")
     choice.parse(self.kernels)
+    strategy, parts = self.parallel.strategy, self.parallel.micro_batches
+    if parts and strategy not in ("pp", "auto"):
+      raise UserError(
+        f"flags: --parallel.micro_batches={parts} are parts in a pipeline, which --parallel.strategy={strategy} is not:"
+        " leave it at 0; pp is one, and --optim.micro_batches accumulates gradients under any strategy"
+      )
     run.profile  # noqa: B018  raises where it is wrong
     if not run.steps and not run.epochs:
       raise UserError("flags: --run.steps and --run.epochs are both 0; give one of them")

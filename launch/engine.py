@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from experiments import flags, manual
 from experiments.schema import flag
+from launch.experiment import check_command
 from research.errors import UserError
 from research.streams import say_what_can_be_said
 
@@ -111,6 +112,7 @@ def read(name: str, schema: type[T], arguments: Sequence[str], example: str) -> 
     raise UserError(f"launch: there is no command; it stands after --: python -m launch.{name} {example} -- {EXAMPLE}")
   if "\0" in "".join(command):
     raise UserError("launch: the command has a zero byte in it")
+  check_command(command)
   resources, words = flags.parse(schema, own)
   if words:
     raise UserError(f"launch: {words[0]!r} is no flag of launch.{name}; the command stands after --")

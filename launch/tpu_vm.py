@@ -5,6 +5,7 @@ directory lies in a bucket, since they lose their disks.
 """
 
 import dataclasses
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from launch.environment import install
 from research.errors import UserError
 
 FOLDER = "flagship"  # on each worker, in its home
+_ZONE = re.compile(r"[a-z]+-[a-z]+\d+-(ai\d+)?[a-z]")  # an AI zone is us-south1-ai1b
 LOST = 255  # what ssh says when the connection is
 
 
@@ -42,6 +44,8 @@ class TpuVm(Resources):
     vm_type(self.accelerator)
     if not self.zone:
       raise UserError("launch: --zone is needed, such as --zone=us-east5-a")
+    if not _ZONE.fullmatch(self.zone):
+      raise UserError(f"launch: --zone={self.zone} is no zone of Google Cloud's, which are written as us-east5-a")
     if not self.bucket:
       raise UserError("launch: --bucket is needed: machines that are taken away lose their disks and the run")
     if self.spot and self.reserved:

@@ -19,6 +19,8 @@ ENVIRONMENT: Mapping[str, str] = {
   "TPU_SKIP_MDS_QUERY": "1",  # no metadata server is asked which TPU this is
   "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",  # no driver is there
 }
+# What libtpu complains of else, on machines that are no TPU's; a topology's name says what is compiled for.
+QUIET: Mapping[str, str] = {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-4"}
 GPUS = Path(__file__).parent / "gpu_specs"
 OPTIONS = {"xla_gpu_autotune_level": 0}  # compiler options for a GPU: there is none to time candidates on
 
@@ -43,6 +45,8 @@ def _devices(platform: str, **options: str) -> list[jax.Device]:
   missing = [f"{name}={value}" for name, value in ENVIRONMENT.items() if os.environ.get(name) != value]
   if missing:
     raise UserError(f"aot: set {' '.join(missing)} before jax is imported")
+  for name, value in QUIET.items():
+    os.environ.setdefault(name, value)
   try:
     return topologies.get_topology_desc(platform=platform, **options).devices
   except Exception as error:  # jaxlib's own, of several kinds

@@ -12,13 +12,19 @@ from research.errors import UserError
 def hint(name: str, known: Iterable[str]) -> str:
   """What ends an error line: " (did you mean X?)", or the known names where none is near and they are few, or ""."""
   known = sorted(known)
+  return meant(name, known) or (f" (known: {', '.join(known)})" if 0 < len(known) <= 12 else "")
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+  """The part of `hint` that names one, "" where none is near: for lines that tell the known names anyway."""
+  known = sorted(known)
   lower = {candidate.lower(): candidate for candidate in reversed(known)}
   if found := difflib.get_close_matches(name.lower(), lower, n=3):
     # Among equally near names, the one as long: cifar11 is a slip for cifar10 rather than for cifar10_1.
     scores = [difflib.SequenceMatcher(None, name.lower(), match).ratio() for match in found]
     near = [match for match, score in zip(found, scores, strict=True) if score > scores[0] - 0.03]
     return f" (did you mean {lower[min(near, key=lambda match: abs(len(match) - len(name)))]}?)"
-  return f" (known: {', '.join(known)})" if 0 < len(known) <= 12 else ""
+  return ""
 
 
 def existing(text: str, kind: str) -> Path:
@@ -36,7 +42,6 @@ def existing(text: str, kind: str) -> Path:
     names = [found.name for found in parent.iterdir()]
   except OSError:
     names = []
-  near = hint(missing, names) if names else ""
-  near = near if "did you mean" in near else ""
+  near = meant(missing, names)
   where = "" if parent == path.parent else f", nor folder {missing!r} in {parent}"
   raise UserError(f"data: there is no {kind} {path}{where}{near}")

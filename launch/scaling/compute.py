@@ -67,18 +67,33 @@ def run(
   return 0
 
 
+def check(family: Family, study: "Laws", sizes: Sequence[Size], held_out: tuple[Size, float] | None) -> None:
+  """Raises UserError for a budget that is too small whatever preflight finds: before any process starts. Where sizes
+  are left out of a budget by their tokens, that is not known yet."""
+  left_out = study.least_tokens or study.most_tokens
+  pairs = [] if left_out else [(size, budget) for budget in numbers_of(study.budgets, "budgets") for size in sizes]
+  for size, budget in [*pairs, *([held_out] if held_out else [])]:
+    _check_updates(size, budget, family.least_flops(size), ("at most ", "at least "))
+
+
+def _check_updates(size: Size, budget: float, flops: float, bounds: tuple[str, str] = ("", "")) -> int:
+  """How many updates a budget is. Raises UserError where they are too few."""
+  updates = round(budget / flops)
+  if updates < FEWEST_UPDATES:
+    raise UserError(
+      f"laws: {budget:g} FLOPs are {bounds[0]}{updates} updates of {size}, {bounds[1]}{flops:.3g} each; take a budget"
+      f" of {bounds[1]}{FEWEST_UPDATES * flops:.2g}, a smaller batch or leave {size} out"
+    )
+  return updates
+
+
 def _tokens_each(budget: float, measures: Measures) -> float:
   """Tokens for each parameter that a budget pays for."""
   return budget / measures.flops * measures.tokens / measures.parameters
 
 
 def _point(family: Family, size: Size, budget: float, seed: int, measures: Measures, prefix: str = "") -> Point:
-  updates = round(budget / measures.flops)
-  if updates < FEWEST_UPDATES:
-    raise UserError(
-      f"laws: {budget:g} FLOPs are {updates} updates of {size}, {measures.flops:.3g} each; take a larger budget, a"
-      f" smaller batch or leave {size} out"
-    )
+  updates = _check_updates(size, budget, measures.flops)
   name = f"{prefix}{size}-c{budget:.4g}-s{seed}".replace("+", "")
   about = {
     "held_out": bool(prefix), "width": size.width, "depth": size.depth, **dataclasses.asdict(measures),

@@ -43,7 +43,7 @@ class Devices:
   seconds: float = flag(5.0, "of timing at least, in all groups of a point together", low=0.0)
   rounds: int = flag(1, "how often the points are gone through; a point's numbers are of all its rounds", low=1)
   timeout: float = flag(0.0, "the longest that a point may take, in seconds; 0: as long as it likes", low=0.0)
-  workdir: str = flag("", "where points and logs are kept; empty: runs/devices-EXPERIMENT-MODE")
+  workdir: str = flag("", "where points and logs are kept; empty: runs/devices-EXPERIMENT-MODE; --topology: compiled-…")
   report: str = flag("", "where tables and pictures go; empty: --workdir")
   retry: bool = flag(False, "run again what failed")
 
@@ -65,7 +65,8 @@ class Devices:
 
   @property
   def folder(self) -> Path:
-    return Path(self.workdir or f"runs/devices-{self.experiment}-{self.mode}").expanduser()
+    kind = "compiled" if self.topology else "devices"
+    return Path(self.workdir or f"runs/{kind}-{self.experiment}-{self.mode}").expanduser()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -75,8 +76,10 @@ def main(arguments: Sequence[str]) -> int:
     return 0
   rest, own = command.split_off(Devices, arguments)
   study, _ = flags.parse(Devices, own)
+  check_used(study, flags.typed(Devices, own))
   wanted = [again(point, place) for place in range(1, study.rounds + 1) for point in plan(study, rest)]
   report = Path(study.report).expanduser() if study.report else study.folder
+  check_kind(study)
   rows = points.run_all(wanted, study.folder, found, say=say, retry=study.retry, timeout_s=study.timeout or None)
   rows = device_table.with_efficiency(device_table.in_one(rows))
   for path in device_table.write(report, rows, " ".join(["python -m launch.scaling devices", *arguments])):
@@ -84,10 +87,41 @@ def main(arguments: Sequence[str]) -> int:
   return 0
 
 
+def check_used(study: Devices, typed: Sequence[str]) -> None:
+  """Raises UserError for a flag of the study that stands in the command and would change nothing."""
+  for each in typed:
+    value = f"scaling: --{each}={flags.write_value(getattr(study, each))}"
+    if each == "devices" and (study.meshes or study.topology):
+      other = "--meshes" if study.meshes else "--topology"
+      raise UserError(f"{value} and {other} are both given; {other} says how many devices there are")
+    if each in ("groups", "seconds", "rounds") and study.topology:
+      raise UserError(f"{value} is how points are timed; those of --topology are compiled and not timed")
+    if each == "python" and not study.topology:
+      raise UserError(f"{value} is the interpreter of compiled points, with --topology; others run by this one")
+
+
+def check_kind(study: Devices) -> None:
+  """Raises UserError where the directory's points were measured and these are to be compiled, or the other way round:
+  they would share its tables."""
+  ours = "compiled" if study.topology else "measured"
+  for row in points.read(study.folder / points.FILE):
+    if (theirs := row.get("kind", ours)) != ours:
+      raise UserError(
+        f"scaling: the points of {study.folder} were {theirs}, and {'with' if study.topology else 'without'} --topology"
+        f" they are {ours}; give another --workdir"
+      )
+
+
 def plan(study: Devices, rest: Sequence[str]) -> list[points.Point]:
   """The study's points. Raises UserError where the experiment's flags are wrong, whatever the devices."""
   definition = find(study.experiment)
-  request = command.read(definition, [*rest, "--workdir=none"])
+  typed = flags.typed(definition.schema, rest)
+  if "parallel.strategy" in typed:
+    raise UserError("scaling: --parallel.strategy is each point's own; --strategies=… names those of the study")
+  if "parallel.mesh" in typed and not study.topology:
+    raise UserError("scaling: --parallel.mesh is each point's own; --meshes=… names those of the study")
+  strategy = "pp" if "pp" in study.strategy_names else study.strategy_names[0]
+  request = command.read(definition, [*rest, f"--parallel.strategy={strategy}", "--workdir=none"])
   if request.word != "train":
     raise UserError(f"scaling: {request.word} is no word of a study; the flags of a run are")
   config, made = request.config, {}
@@ -146,12 +180,16 @@ def _compiled(
 
 def _about(study: Devices, config: Any, strategy: str, mesh: str, count: int) -> dict[str, Any]:
   batch = config.data.batch_size * (count if study.mode == "weak" else 1)
-  return {"devices": count, "mesh": mesh, "strategy": strategy, "mode": study.mode, "batch": batch}
+  found = {"devices": count, "mesh": mesh, "strategy": strategy, "mode": study.mode, "batch": batch}
+  if config.parallel.micro_batches and strategy != "pp":  # they are a pipeline's, and no other point takes them
+    found["parts"] = 0
+  return found
 
 
 def _flags(rest: Sequence[str], about: Mapping[str, Any]) -> list[str]:
-  names = {"data.batch_size": "batch", "parallel.mesh": "mesh", "parallel.strategy": "strategy"}
-  return [*rest, *(f"--{name}={about[key]}" for name, key in names.items())]
+  names = {"data.batch_size": "batch", "parallel.mesh": "mesh", "parallel.strategy": "strategy",
+           "parallel.micro_batches": "parts"}  # fmt: skip
+  return [*rest, *(f"--{name}={about[key]}" for name, key in names.items() if key in about)]
 
 
 def _safe(text: str) -> str:

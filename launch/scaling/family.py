@@ -17,6 +17,8 @@ from research.errors import UserError
 
 TABLES = ("embedding", "positions", "class_token")  # parameters that are looked up or added, and multiply nothing
 
+EXAMPLES = {"config": "stdlib", "sizes": "32x2,64x3", "budgets": "1e12,3e12", "rates": "1e-3,2e-3,4e-3"}
+
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Size:
@@ -78,6 +80,17 @@ class Family:
         raise UserError(f"laws: heads of {self.head_width} do not fill a width of {size.width}, in --sizes")
       command.read(definition, [*self.flags, *more, *self.flags_of(size)]).config.check()
 
+  def least_flops(self, size: Size) -> float:
+    """What an update takes at least, by the flags alone: 6 for each token and parameter of its blocks' products. Of
+    images, whose tokens the flags do not tell, one token each."""
+    definition = importlib.import_module(f"experiments.{self.experiment}.__main__").EXPERIMENT
+    config = command.read(definition, [*self.flags, *self.flags_of(size)]).config
+    shape, tokens = config.model.config(), config.data.batch_size * getattr(config.model, "context", 1)
+    attention = shape.width * shape.k * 2 * (shape.heads + shape.groups)
+    mlp = (3 if shape.mlp == "swiglu" else 2) * shape.width * shape.f
+    mlps = mlp * (shape.experts_per_token if shape.experts else 1)
+    return 6.0 * shape.layers * (attention + mlps) * tokens
+
   def training(self, name: str, size: Size, flags: Sequence[str], about: Mapping[str, Any]) -> Point:
     """A run from its beginning to its end in a directory of its own."""
     own = (*self.flags, *self.flags_of(size), *flags, f"--workdir={self.folder / 'runs' / name}")
@@ -122,27 +135,27 @@ class Family:
     }
 
 
-def sizes_of(text: str, flag: str = "sizes") -> list[Size]:
+def sizes_of(text: str) -> list[Size]:
   """ "32x2,64x3" → sizes. Raises UserError for anything else."""
   found = []
   for part in filter(None, text.split(",")):
     match = re.fullmatch(r"\s*([1-9]\d*)x([1-9]\d*)\s*", part)
     if not match:
-      raise UserError(f"flags: --{flag}={text} is not WIDTHxDEPTH,…, as in 32x2,64x3")
+      raise UserError(f"flags: --sizes={text} is not WIDTHxDEPTH,…, as in {EXAMPLES['sizes']}")
     found.append(Size(int(match[1]), int(match[2])))
   if len(set(found)) < len(found):
-    raise UserError(f"flags: --{flag}={text} names a size twice")
+    raise UserError(f"flags: --sizes={text} names a size twice")
   return found
 
 
 def numbers_of(text: str, flag: str) -> list[float]:
-  """ "1e12,3e12" → numbers above 0. Raises UserError for anything else."""
+  """ "1e12,3e12" → numbers above 0. Raises UserError for anything else, with an example of that flag's."""
   found = []
   for part in filter(None, text.split(",")):
     with contextlib.suppress(ValueError):
       found.append(float(part))
   if len(found) != len([*filter(None, text.split(","))]) or not all(0 < number < float("inf") for number in found):
-    raise UserError(f"flags: --{flag}={text} is not numbers above 0 with commas between them, as in 1e12,3e12")
+    raise UserError(f"flags: --{flag}={text} is not numbers above 0 with commas between them, as in {EXAMPLES[flag]}")
   if len(set(found)) < len(found):
     raise UserError(f"flags: --{flag}={text} names a number twice")
   return found

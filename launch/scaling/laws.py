@@ -7,6 +7,7 @@ Flags that are not the study's own go to every run, as --optim.learning_rate=…
 stopped, and writes tables and pictures anew.
 """
 
+import contextlib
 import dataclasses
 import shutil
 from collections.abc import Sequence
@@ -16,8 +17,9 @@ from experiments import flags
 from experiments.command import HELP, split_off
 from experiments.manual import flag_lines
 from experiments.schema import flag
+from launch.experiment import find
 from launch.scaling import transfer
-from launch.scaling.family import Family, Size, numbers_of, sizes_of
+from launch.scaling.family import EXAMPLES, Family, Size, numbers_of, sizes_of
 from research.errors import UserError
 from research.report.atomic import cannot_write
 
@@ -47,33 +49,37 @@ class Laws:
   def check(self) -> None:
     """Raises UserError for what the study cannot be made of."""
     sizes = sizes_of(self.sizes)
-    if not self.config or not sizes:
-      raise UserError("flags: --config and --sizes are needed: --config=stdlib --sizes=32x2,64x3")
+    if self.mup and (self.budgets or self.held_out):
+      raise UserError("flags: --mup is a study of --rates; --budgets and --held_out belong to the other one")
+    if not self.mup and (self.rates or self.mup_base):
+      raise UserError(
+        "flags: --rates and --mup_base belong to --mup; here --optim.learning_rate and --model.mup_base_width are for"
+        " all runs"
+      )
+    needed = ("config", "sizes", "rates" if self.mup else "budgets")
+    if missing := [each for each in needed if not getattr(self, each).strip(", ")]:
+      names, example = (" and ".join(f"--{each}{more}" for each, more in pairs) for pairs in (
+        [(each, "") for each in missing], [(each, f"={EXAMPLES[each]}") for each in missing]
+      ))  # fmt: skip
+      raise UserError(f"flags: {names} {'are' if len(missing) > 1 else 'is'} needed, as in {example}")
     if self.mup:
-      if self.budgets or self.held_out:
-        raise UserError("flags: --mup is a study of --rates; --budgets and --held_out belong to the other one")
       if len(numbers_of(self.rates, "rates")) < 3:
         raise UserError("flags: --mup needs at least three --rates, as in --rates=1e-3,2e-3,4e-3")
       if len({size.depth for size in sizes}) > 1:
         raise UserError(f"flags: --sizes={self.sizes} are of several depths, and --mup compares widths")
       return
-    if self.rates or self.mup_base:
-      raise UserError(
-        "flags: --rates and --mup_base belong to --mup; here --optim.learning_rate and --model.mup_base_width are for"
-        " all runs"
-      )
-    if not numbers_of(self.budgets, "budgets"):
-      raise UserError("flags: --budgets are needed: --budgets=1e12,3e12")
+    numbers_of(self.budgets, "budgets")
     self.held_out_run()
 
   def held_out_run(self) -> tuple[Size, float] | None:
     if not self.held_out:
       return None
     size, _, budget = self.held_out.partition("@")
-    sizes, budgets = sizes_of(size, "held_out"), numbers_of(budget, "held_out")
-    if len(sizes) != 1 or len(budgets) != 1:
-      raise UserError(f"flags: --held_out={self.held_out} is not WIDTHxDEPTH@FLOPs, as in 96x4@1e13")
-    return sizes[0], budgets[0]
+    with contextlib.suppress(UserError):  # which would tell of a list
+      sizes, budgets = sizes_of(size), numbers_of(budget, "budgets")
+      if len(sizes) == len(budgets) == 1:
+        return sizes[0], budgets[0]
+    raise UserError(f"flags: --held_out={self.held_out} is not WIDTHxDEPTH@FLOPs, as in 96x4@1e13")
 
   def family(self, rest: Sequence[str]) -> Family:
     folder = Path(self.workdir or ("runs/mup" if self.mup else "runs/laws")).expanduser()
@@ -89,6 +95,7 @@ def main(arguments: Sequence[str]) -> int:
   study, words = flags.parse(Laws, own)
   if extra := [*words, *(each for each in rest if not each.startswith("-"))]:
     raise UserError(f"flags: {extra[0]!r} is no flag; flags are --name=value")
+  check_own(study, rest)
   family = study.family(rest)
   report = Path(study.report).expanduser() if study.report else family.folder
   sizes = sizes_of(study.sizes)
@@ -103,8 +110,23 @@ def main(arguments: Sequence[str]) -> int:
 
   held_out = study.held_out_run()
   family.check([*sizes, *(held_out or ())[:1]])
+  compute.check(family, study, sizes, held_out)
   _make(report)
   return compute.run(family, study, sizes, held_out, report, say=say)
+
+
+def check_own(study: Laws, rest: Sequence[str]) -> None:
+  """Raises UserError for a flag of the runs that the study sets itself, for each of them."""
+  own = {"model.width": "--sizes", "model.layers": "--sizes", "seed": "--seeds"}
+  if study.head_width:
+    own |= dict.fromkeys(("model.heads", "model.head_width"), "--head_width")
+  if study.mup:
+    own |= {"optim.learning_rate": "--rates", "model.mup_base_width": "--mup_base"}
+  else:
+    own |= dict.fromkeys(("run.steps", "run.eval_every"), "--budgets")
+  for each in flags.typed(find(study.experiment).schema, rest):
+    if each in own:
+      raise UserError(f"laws: --{each} is each run's own here; {own[each]} says what they have")
 
 
 def _make(folder: Path) -> None:

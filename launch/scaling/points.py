@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.run_directory import locked
+from launch.scaling import process
+from launch.scaling.process import Stopped
 from research.errors import UserError
 from research.report.atomic import cannot_write, write_atomically
 from research.report.record import strict
@@ -47,10 +49,6 @@ class Point:
 Found = Callable[[Point, str], Mapping[str, Any]]  # what a point found, from what it printed; ValueError: nothing
 
 
-class Stopped(Exception):
-  """A point was interrupted: the study goes on with it the next time."""
-
-
 def run_all(
   points: Sequence[Point],
   folder: Path,
@@ -72,7 +70,7 @@ def run_all(
 
   Raises:
     UserError: the folder is another study's, in use, or cannot be written.
-    Stopped: a point exited with 75.
+    Stopped: a point exited with 75, or this process was told to stop: then so was the point, and it has ended.
   """
   with locked(folder, "study"):
     known = {row["name"]: row for row in read(folder / FILE)}
@@ -99,7 +97,7 @@ def run(point: Point, logs: Path, found: Found, timeout_s: float | None = None) 
       raise cannot_write(logs, error) from error
     try:
       environment = {**os.environ, **point.environment}
-      code = subprocess.run(point.command, stdout=out, stderr=err, env=environment, timeout=timeout_s).returncode
+      code = process.run(point.command, environment, out, err, timeout_s)
       reason = "" if code == 0 else _reason(code, paths[1])
     except subprocess.TimeoutExpired:
       code, reason = None, f"took longer than {timeout_s:g} s"

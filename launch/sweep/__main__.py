@@ -9,7 +9,9 @@ Flags that are not the sweep's own go to every run. The same command goes on whe
 """
 
 import dataclasses
+import difflib
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -32,6 +34,7 @@ from research.streams import say_what_can_be_said
 
 DONE, STOPPED = 0, 75
 _KNOWN = {"lock", "runs", "logs"}  # what a sweep's directory may hold before it is one
+_SPLITS = ("validation", "generated", "train", "test")
 _MOST = 10_000  # trials of a grid
 
 
@@ -63,7 +66,12 @@ class Sweep:
       raise UserError("sweep: --print and --collect are both given; print first, collect when the runs have ended")
     if self.print and self.method == "tpe":
       raise UserError("sweep: --method=tpe draws by results, so there are no commands to print; grid and random have")
-    if self.metric.startswith("test/"):
+    split, _, measure = self.metric.partition("/")
+    if not split or not measure:
+      raise UserError(f"sweep: --metric={self.metric} is no SPLIT/NAME, such as validation/{self.metric.strip('/')}")
+    if split not in _SPLITS and (near := difflib.get_close_matches(split, _SPLITS, 1, 0.75)):  # a judge may have others
+      raise UserError(f"sweep: --metric={self.metric} is of no split (did you mean {near[0]}/{measure}?)")
+    if split == "test":
       raise UserError(
         f"sweep: --metric={self.metric} would choose by data that judge the choice; choose by validation/…, with"
         " --data.validation_fraction=0.1"
@@ -131,8 +139,11 @@ def read(arguments: Sequence[str]) -> Request:
   options, _ = flags.parse(Sweep, own)
   if not over:
     raise UserError("sweep: there is no --over; give one for each flag, as in --over='optim.learning_rate=1e-3,1e-2'")
+  _check_used(options, flags.typed(Sweep, own))
   definition = find(options.experiment)
   space = grammar.parse(definition.schema, over)
+  if twice := [each.flag for each in space if each.flag in flags.typed(definition.schema, rest)]:
+    raise UserError(f"sweep: --{twice[0]} is swept by --over and given as well; give it in one of them")
   base = _check(definition, options, rest, {})
   drawn = options.method != "grid"
   for count, each in enumerate(grammar.corners(space) if drawn else grammar.grid(space), start=1):
@@ -152,13 +163,27 @@ def read(arguments: Sequence[str]) -> Request:
   return Request(options, space, tuple(rest), about)
 
 
+def _check_used(options: Sweep, typed: Sequence[str]) -> None:
+  """Raises UserError for a flag that stands in the command and would change nothing."""
+  drawn = "which is every combination; --method=random and tpe draw"
+  for each, idle, why in (
+    ("trials", options.method == "grid", f"--method=grid, {drawn}"),
+    ("sweep_seed", options.method == "grid", f"--method=grid, {drawn}"),
+    ("prune_after", options.prune == "none", "--prune=none; --prune=median or halving prunes"),
+  ):
+    if idle and each in typed:
+      raise UserError(f"sweep: --{each}={getattr(options, each)} is nothing for {why}")
+
+
 def _check(definition: command.Definition, options: Sweep, rest: Sequence[str], each: Mapping[str, str]) -> Any:
   """A trial's config. Raises UserError where its flags are wrong; what is wrong with all is told as such."""
   swept = [f"--{flag}={value}" for flag, value in each.items()]
   try:
     request = command.read(definition, [*rest, *swept, f"--workdir={options.workdir}"])
   except UserError as error:
-    raise UserError(f"sweep: {' '.join(swept)}: {error}" if swept else str(error)) from error
+    said = re.sub(r"^\w+: ", "", str(error))  # it is the sweep that says it
+    named = any(said.startswith(each) for each in swept)
+    raise UserError(f"sweep: {said}" if named or not swept else f"sweep: {' '.join(swept)}: {said}") from error
   if request.word != "train":
     raise UserError(f"sweep: {request.word} is no training; a sweep trains")
   return request.config
@@ -178,10 +203,17 @@ def run(request: Request) -> int:
       say(f"{again} that failed {'is' if again == 1 else 'are'} run again")
     if options.print:
       return _print(request, study)
-    if options.collect:
-      ended = _collect(request, study)
-    else:
-      ended = running.Local(study, folder, request.command, options.metric, options.environments, say).run(stop)
+    try:
+      if options.collect:
+        ended = _collect(request, study)
+      else:
+        ended = running.Local(study, folder, request.command, options.metric, options.environments, say).run(stop)
+    except running.NoSuchMetric as error:
+      if study.scored:
+        raise
+      study.forget()
+      (folder / "sweep.json").unlink()
+      raise UserError(f"{error}; the same command with another --metric goes on with the runs there are") from error
     conclude(request, study)
   return DONE if ended or options.collect else STOPPED
 

@@ -156,9 +156,12 @@ class Local:
     return True
 
 
+class NoSuchMetric(UserError):
+  """A run has been evaluated, and not by the sweep's metric: the command is wrong, not the trial."""
+
+
 def evaluations(run: Path, metric: str) -> list[tuple[int, float]]:
-  """(step, value) of each evaluation of a run so far. Raises UserError where it has no such metric: then
-  the sweep's command is wrong, not the trial."""
+  """(step, value) of each evaluation of a run so far. Raises NoSuchMetric where it has none by that name."""
   path = run / "metrics.jsonl"
   records = record.read(path) if path.exists() else []
   found = selection.from_records(metric, records)
@@ -168,9 +171,7 @@ def evaluations(run: Path, metric: str) -> list[tuple[int, float]]:
       "; --data.validation_fraction=0.1 holds a validation split out"
     )  # fmt: skip
     choosable = [each for each in others if not each.startswith("test/")]
-    raise UserError(
-      f"sweep: no metric {metric!r} in {run}{hint(metric, choosable)}{held_out}; begin again in another --workdir"
-    )
+    raise NoSuchMetric(f"sweep: no metric {metric!r} in {run}{hint(metric, choosable)}{held_out}")
   return found
 
 

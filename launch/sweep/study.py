@@ -49,7 +49,8 @@ class Study:
     seed: int = 0,
   ):
     self._space, self._method, self._wanted, self._seed, self._metric = space, method, trials, seed, metric
-    self._study = open_study(_storage(folder / FILE), metric, prune, prune_after)
+    self._file = folder / FILE
+    self._study = open_study(_storage(self._file), metric, prune, prune_after)
     self._taken: set[int] = set()
     if method == "grid":
       self._enqueue_grid()
@@ -99,6 +100,15 @@ class Study:
     import optuna
 
     self._study.tell(trial.number, state=optuna.trial.TrialState[state])
+
+  @property
+  def scored(self) -> bool:
+    """Whether any trial has a value by the metric."""
+    return any(trial.intermediate_values or trial.values for trial in self._study.get_trials(deepcopy=False))
+
+  def forget(self) -> None:
+    """Takes the file away, for a study by another metric. The runs stay, and its trials have the same names."""
+    self._file.unlink()
 
   def retry(self) -> int:
     """Puts what failed in line again, under its name; returns how many."""

@@ -238,6 +238,25 @@ def recording() -> Iterator[dict[str, str]]:
     stack.pop()
 
 
+@contextlib.contextmanager
+def noting() -> Iterator[list[str]]:
+  """Yields what would be logged of forms that are passed over, and is not meanwhile: a line each."""
+  lines: list[str] = []
+  handler = logging.Handler()
+  handler.emit = lambda record: lines.append(record.getMessage().removeprefix("kernels: "))
+  before, propagate = set(_logged), _LOG.propagate
+  _logged.clear()
+  _LOG.addHandler(handler)
+  _LOG.propagate = False
+  try:
+    yield lines
+  finally:
+    _LOG.propagate = propagate
+    _LOG.removeHandler(handler)
+    _logged.clear()
+    _logged.update(before)
+
+
 def say(forms: Mapping[str, str]) -> str:
   """{operation: form} as in a header: "cpu: conv.weight_gradient, sums.rows; xla: attention"."""
   by_form: dict[str, list[str]] = {}

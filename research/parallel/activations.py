@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from research.errors import UserError
 from research.kernels import choice
-from research.parallel.tables import STRATEGIES, Axes, Layout, partition, parts_of, several
+from research.parallel.tables import STRATEGIES, Axes, Layout, partition, parts_of, several, what_would
 
 Cut = Mapping[str, tuple[str, ...]]  # the models' axis → axes of the mesh that divide it
 
@@ -120,6 +120,6 @@ def _divides(name: str | None, size: int, axis: Any, shape: Sequence[int], layou
   if size % count and name == STRATEGIES[layout.strategy].needs:
     raise UserError(
       f"parallel: activations {list(shape)} have {size} of {name}, which --parallel.strategy={layout.strategy}"
-      f" cannot divide over {axis}:{count}; {-(-size // count) * count} would, or another --parallel.mesh"
+      f" cannot divide over {axis}:{count}; {what_would(size, axis, count)}"
     )
   return size % count == 0

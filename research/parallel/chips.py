@@ -47,8 +47,8 @@ CHIPS = {
     # Google tells both directions together; half of that goes out.
     Chip("v4", 275e12, 275e12, 32 * GIB, 1228e9, 300e9, _TPU.format("v4")),
     Chip("v5e", 197e12, 197e12, 16e9, 819e9, 200e9, _TPU.format("v5e")),
-    Chip("v5p", 459e12, 459e12, 95 * GIB, 2765e9, 600e9, _TPU.format("tpu7x")),
-    Chip("v6e", 918e12, 918e12, 32 * GIB, 1638e9, 400e9, _TPU.format("tpu7x")),
+    Chip("v5p", 459e12, 459e12, 95 * GIB, 2765e9, 600e9, _TPU.format("v5p")),
+    Chip("v6e", 918e12, 918e12, 32 * GIB, 1638e9, 400e9, _TPU.format("v6e")),
     Chip("tpu7x", 2307e12, 2307e12, 192 * GIB, 7380e9, 600e9, _TPU.format("tpu7x")),
     # NVLink's figure is of both directions as well. Rates without sparsity.
     Chip("a100", 312e12, 156e12, 80e9, 2039e9, 300e9, _NVIDIA.format("A100 80GB SXM")),
@@ -61,5 +61,5 @@ CHIPS = {
 def chip(name: str) -> Chip:
   """Raises UserError for a name that is not here."""
   if name not in CHIPS:
-    raise UserError(f"preflight: no chip {name!r}{nearest.hint(name, CHIPS)}; there are {', '.join(CHIPS)} and cpu")
+    raise UserError(f"preflight: no chip {name!r}{nearest.meant(name, CHIPS)}; there are {', '.join(CHIPS)} and cpu")
   return CHIPS[name]

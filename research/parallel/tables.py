@@ -142,7 +142,7 @@ class Layout:
       if size % (count := parts_of(axis, self.mesh)):
         raise UserError(
           f"parallel: {name} {list(shape)} has {size} of {axes[place]}, which --parallel.strategy={self.strategy}"
-          f" cannot divide over {axis}:{count}; {-(-size // count) * count} would, or another --parallel.mesh"
+          f" cannot divide over {axis}:{count}; {what_would(size, axis, count)}"
         )
     return spec
 
@@ -191,6 +191,14 @@ def partition(axes: Axes, rules: Sequence[Rule], mesh: Mesh) -> PartitionSpec:
 def parts_of(axis: Any, mesh: Mesh) -> int:
   """How many parts an entry of a PartitionSpec makes."""
   return 1 if axis is None else math.prod(mesh.shape[each] for each in several(axis))
+
+
+def what_would(size: int, axis: Any, count: int) -> str:
+  """What would divide what `count` devices of an axis of the mesh cannot, for the end of an error line."""
+  fewer = math.gcd(size, count)
+  if fewer == 1 or not isinstance(axis, str):
+    return "another --parallel.mesh or strategy may"
+  return f"--parallel.mesh=…{axis}:{fewer} would"
 
 
 def logical_axes(variables: Any) -> Any:

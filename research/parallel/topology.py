@@ -19,6 +19,7 @@ from research.parallel.threads import EACH, VARIABLE
 # Slices that are let, by Google's tables; libtpu knows more of the three-dimensional ones.
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
+GPUS_OF_A_HOST = 8  # NVIDIA's HGX and DGX
 MOST_CPUS = 512  # virtual devices: each has threads of its own
 SLICES = {"v5e": _FLAT, "v6e": _FLAT, "v4": _CUBES, "v5p": _CUBES, "tpu7x": _CUBES}
 
@@ -56,7 +57,7 @@ def target(name: str) -> Target:
   if kind == "cpu":
     return _cpu(name, size)
   if kind not in CHIPS:
-    near = nearest.hint(kind, [*CHIPS, "cpu"])
+    near = nearest.meant(kind, [*CHIPS, "cpu"])
     raise UserError(f"preflight: no chip {kind!r} in --topology={name}{near}; {_known()}")
   if kind in SLICES:
     if not re.fullmatch(r"\d+(x\d+)+", size):
@@ -77,8 +78,14 @@ def target(name: str) -> Target:
     return Target(name, devices, _part_of(CHIPS[kind], _count(size) / len(devices)), "tpu")
   if not (size.isascii() and size.isdigit() and int(size)):
     raise UserError(f"preflight: --topology={name} is no GPU:COUNT, such as {kind}:8")
+  if (count := int(size)) > GPUS_OF_A_HOST and count % GPUS_OF_A_HOST:
+    fewer = count // GPUS_OF_A_HOST * GPUS_OF_A_HOST
+    raise UserError(
+      f"preflight: --topology={name}: hosts have {GPUS_OF_A_HOST} GPUs each, so {kind}:{fewer} and"
+      f" {kind}:{fewer + GPUS_OF_A_HOST} are near"
+    )
   prepare()
-  return Target(name, aot.gpu(kind, int(size)), CHIPS[kind], "cuda", aot.OPTIONS)
+  return Target(name, aot.gpu(kind, count), CHIPS[kind], "cuda", aot.OPTIONS)
 
 
 def here(devices: int) -> Target:

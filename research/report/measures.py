@@ -105,6 +105,16 @@ def say_seconds(seconds: float) -> str:
   return f"{days} d {clock}" if days else clock
 
 
+def say_duration(seconds: float) -> str:
+  """Three digits in the unit that suits what a program takes: 1.23 s · 45.6 ms · 7.89 µs · 120 ns."""
+  if seconds >= 59.95:
+    return say_seconds(seconds)
+  for unit, length in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+    if seconds >= 0.9995 * length:
+      return f"{seconds / length:.3g} {unit}"
+  return f"{seconds / 1e-9:.3g} ns" if seconds else "0 s"
+
+
 def say_bytes(count: float) -> str:
   """612 MiB · 1.4 GiB."""
   return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"

@@ -1,5 +1,8 @@
 """Devices that are not here: what they are, and what is said of those that there are not."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -30,3 +33,20 @@ def test_what_is_not_known_is_said():
     aot.gpu("h10")
   with pytest.raises(UserError, match="aot: no devices of v5e:3x17"):
     aot.tpu("v5e:3x17")
+
+
+def test_a_refusal_is_one_line_whatever_libtpu_has_to_say():
+  command = [sys.executable, "-m", "experiments.mlp", "preflight", "--config=iris", "--topology=v5p:3x3x3"]
+  done = subprocess.run(command, capture_output=True, text=True)
+  assert (done.returncode, done.stdout) == (2, "")
+  assert done.stderr.startswith("preflight: there is no topology v5p:3x3x3 (did you mean ")
+  assert done.stderr.count("\n") == 1
+
+
+def test_what_a_gpu_passes_over_is_a_note_of_the_page():
+  words = ["--config=stdlib", "--topology=h100:1", "--model.width=32", "--model.layers=1"]
+  done = subprocess.run(
+    [sys.executable, "-m", "experiments.gpt", "preflight", *words], capture_output=True, text=True
+  )
+  assert (done.returncode, done.stderr) == (0, "")
+  assert "    passed over        norm does not run as mosaic_gpu: rows of 32 are no multiple of 64\n" in done.stdout

@@ -128,6 +128,7 @@ def test_a_one_channel_run_on_three_channel_data_is_one_line(trained, tmp_path, 
     (["--metrics.features=mlp:iris"], "sees no images"),
     (["--metrics.features=linear:line"], "is no classifier"),
     (["--metrics.features=gan:digits"], "is no classifier"),
+    (["--metrics.features=pixels"], "takes a run's directory, or EXPERIMENT:PRESET"),
     (["--metrics.features=runs/nothing"], "there is no run 'runs/nothing'"),
     (["--metrics.count=1"], "at least 2"),
   ],
@@ -138,6 +139,8 @@ def test_one_line_and_exit_code_2(capsys, in_directory, flags, complaint):
   assert complaint in message
   assert message.count("\n") == 1
   assert not (in_directory / "run" / "metrics.jsonl").exists()
+  assert command.main(GAN, ["preflight", *SMALL, *flags, "--workdir=run"]) == 2
+  assert capsys.readouterr().err == message
 
 
 def test_images_that_no_network_here_makes(capsys, in_directory):

@@ -11,7 +11,7 @@ from experiments.gpt.__main__ import Model as GPTModel
 from experiments.mlp.__main__ import Config as MLPConfig
 from experiments.mlp.__main__ import Model as MLPModel
 from launch.scaling import __main__ as scaling
-from launch.scaling import device_plots, device_table, meshes, point
+from launch.scaling import device_plots, device_table, devices, meshes, point
 from research.errors import UserError
 
 GPT = GPTConfig(model=GPTModel(heads=6, kv_heads=2, layers=3))
@@ -186,6 +186,10 @@ def test_points_for_chips_that_are_not_here_are_compiled_and_say_so(in_directory
   assert "| v5e:16x16 | data:256 | dp | 16,384 | 2 |" in text
   assert "not run" in text
   assert {path.name for path in (in_directory / "w").glob("*.png")} == {"compiled.png"}
+  capsys.readouterr()
+  assert scaling.main(["devices", "--experiment=mlp", "--config=digits", "--devices=1", "--workdir=w"]) == 2
+  assert "the points of w were compiled, and without --topology they are measured" in capsys.readouterr().err
+  assert (in_directory / "w" / "README.md").read_text() == text
 
 
 def test_real_points_are_measured_once_and_a_strategy_that_does_not_divide_is_a_row(in_directory, capsys):
@@ -216,6 +220,15 @@ def test_real_points_are_measured_once_and_a_strategy_that_does_not_divide_is_a_
   assert "- `2-data2-fsdp`: exit code 2: parallel: " in text
 
 
+def test_parts_of_a_pipeline_go_to_pipelines_alone():
+  study = devices.Devices(experiment="gpt", devices="1,2", strategies="dp,pp")
+  found = devices.plan(study, ["--config=stdlib", "--model.layers=4", "--parallel.micro_batches=8"])
+  parts = [[word for word in point.command if word.startswith("--parallel.micro_batches")][-1] for point in found]
+  assert [(point.name, last[-2:]) for point, last in zip(found, parts, strict=True)] == [
+    ("1-data1-dp", "=0"), ("2-data2-dp", "=0"), ("2-data1_stage2-pp", "=8")
+  ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
   ("arguments", "complaint"),
   [
@@ -224,6 +237,13 @@ def test_real_points_are_measured_once_and_a_strategy_that_does_not_divide_is_a_
     (["--experiment=mlpp"], "did you mean mlp?"),
     (["--meshes=data"], "is not axis:size"),
     (["--meshes=data:2", "--topology=v5e:4x4"], "both given"),
+    (["--meshes=data:2", "--devices=1,2,4,8"], "--devices=1,2,4,8 and --meshes are both given"),
+    (["--topology=v5e:4x4", "--devices=4"], "--devices=4 and --topology are both given"),
+    (["--topology=v5e:4x4", "--seconds=2"], "compiled and not timed"),
+    (["--python=python3"], "--python=python3 is the interpreter of compiled points"),
+    (["--parallel.strategy=tp"], "--strategies=… names those"),
+    (["--parallel.mesh", "data:2"], "--meshes=… names those"),
+    (["--parallel.micro_batches=2"], "are parts in a pipeline, which --parallel.strategy=dp is not"),
     (["--topology=v5e"], "is not chip:sides"),
     (["--model.widthz=3"], "did you mean --model.widths?"),
     (["sample"], "makes no samples"),

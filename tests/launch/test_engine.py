@@ -63,6 +63,10 @@ def test_a_missing_tool_is_one_line(name, capsys, monkeypatch, tmp_path):
     (["--nme=x", *COMMAND], "flags: no flag --nme"),
     (["gan", *COMMAND], "'gan' is no flag"),
     (["--", "a\0b"], "a zero byte"),
+    (["--", "python", "-m", "experiments.gam"], "experiments.gam does not exist (did you mean gan?); experiments: "),
+    (["--", "/a/python3.12", "-u", "-m", "experiments.zzz", "eval"], "experiments.zzz does not exist; experiments: "),
+    ([*COMMAND, "--config=digitz"], "experiments.gan has no preset 'digitz' (did you mean digits?); presets: "),
+    ([*COMMAND, "--config", "digitz"], "has no preset 'digitz'"),
   ],
 )
 def test_a_command_line_that_is_wrong_is_one_line(name, words, said, capsys):
@@ -72,6 +76,23 @@ def test_a_command_line_that_is_wrong_is_one_line(name, words, said, capsys):
   shown = capsys.readouterr()
   assert (code, shown.out, shown.err.count("\n")) == (2, "", 1)
   assert said in shown.err
+
+
+@pytest.mark.parametrize(
+  "command",
+  [
+    "python -m experiments.gan --config=digits",
+    "python -m experiments.gan --config runs/there",  # a run that lies on the machines
+    "python -m experiments.gan --config=mine.flags",
+    "python -m mine.gam --config=digitz",
+    "python train.py -m experiments.gam",
+    "bash -c 'python -m experiments.gam'",
+    "python -m",
+  ],
+)
+def test_what_may_be_there_is_not_refused(command, capsys):
+  assert engine.main(of("slurm"), ["--", *shlex.split(command)]) == 0
+  assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", ["My-Job", "-a", "a-", "a_b", "1a", "a" * 41, "a b", ""])

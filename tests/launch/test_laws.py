@@ -6,8 +6,11 @@ import sys
 
 import pytest
 
+from experiments import command
+from experiments.job import make_job
+from launch.experiment import find
 from launch.scaling.__main__ import main
-from launch.scaling.family import Size, sizes_of
+from launch.scaling.family import Family, Size, sizes_of
 from research.errors import UserError
 
 # Stands where Python would: `-m experiments.gpt [preflight --json] --flags`. Width 48 fails until it is mended.
@@ -44,8 +47,12 @@ with open(os.path.join(flags["workdir"], "result.json"), "w") as file:
 """
 STUDY = (
   "laws", "--config=stdlib", "--sizes=16x1,32x2,48x2,64x3,96x4", "--head_width=16", "--budgets=1e11,1e12,1e13",
-  "--held_out=128x6@1e14", "--bootstrap=20",
+  "--held_out=128x6@1e14", "--bootstrap=20", "--data.batch_size=16", "--model.context=64",
 )  # fmt: skip
+
+TOKENS = ("--data.batch_size=16", "--model.context=64")  # as the trainer has them
+SHORT = ("laws", "--config=stdlib", "--sizes=32x2", "--budgets=1e12")
+MUP = ("laws", "--mup", "--config=stdlib", "--sizes=32x2,64x2")
 
 
 @pytest.fixture
@@ -118,13 +125,24 @@ def test_maximal_update_keeps_the_best_rate_where_it_was(starts, in_directory, c
   ("arguments", "words"),
   [
     (["lawz"], "did you mean laws"),
-    (["laws", "--config=stdlib"], "--config and --sizes are needed"),
+    (["laws", "--config=stdlib"], "--sizes and --budgets are needed, as in --sizes=32x2,64x3 and --budgets=1e12,3e12"),
+    (["laws", "--sizes=32x2", "--budgets=1e12"], "--config is needed, as in --config=stdlib"),
+    (MUP, "--rates is needed, as in --rates=1e-3,2e-3,4e-3"),
+    ([*MUP, "--rates=a"], "--rates=a is not numbers above 0 with commas between them, as in 1e-3,2e-3,4e-3"),
+    ([*SHORT, "--held_out=16"], "--held_out=16 is not WIDTHxDEPTH@FLOPs, as in 96x4@1e13"),
+    ([*SHORT, "--held_out=16x1@lots"], "--held_out=16x1@lots is not WIDTHxDEPTH@FLOPs, as in 96x4@1e13"),
+    ([*SHORT, *TOKENS, "--budgets=1e9"], "1e+09 FLOPs are at most 6 updates of 32x2, at least 1.54e+08 each"),
+    ([*SHORT, *TOKENS, "--held_out=64x3@1e9"], "are at most 1 updates of 64x3, at least 9.25e+08 each"),
     (["laws", "--config=stdlib", "--sizes=32", "--budgets=1e9"], "WIDTHxDEPTH"),
     (["laws", "--config=stdlib", "--sizes=32x2", "--budgets=lots"], "numbers above 0"),
     (["laws", "--config=stdlib", "--sizes=32x2", "--budgets=1e9", "--held_out=64x2"], "WIDTHxDEPTH@FLOPs"),
     (["laws", "--config=stdlib", "--sizes=33x2", "--head_width=16", "--budgets=1e9"], "do not fill"),
     (["laws", "--config=stdlib", "--sizes=32x2", "--budgets=1e9", "--optim.larning_rate=1"], "optim.learning_rate"),
     (["laws", "--config=stdlib", "--sizes=32x2", "--budgets=1e9", "--rates=1"], "belong to --mup"),
+    ([*SHORT, "--run.steps=9"], "--budgets says what they have"),
+    ([*SHORT, "--model.width=9"], "--sizes says what they have"),
+    ([*SHORT, "--seed=1"], "--seeds says what they have"),
+    ([*MUP, "--rates=1,2,3", "--optim.learning_rate=9"], "--rates says what they have"),
     (["laws", "--mup", "--config=stdlib", "--sizes=32x2,64x3", "--rates=1,2,3"], "several depths"),
   ],
 )
@@ -137,8 +155,31 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(arguments, words, in_d
 
 
 def test_a_budget_too_small_for_a_size_is_refused(starts, capsys):
-  assert main(("laws", "--config=stdlib", "--sizes=16x1,32x2,64x3", "--budgets=1e9")) == 2
-  assert "take a larger budget" in capsys.readouterr().err
+  """What preflight counts is more than the flags tell."""
+  assert main(("laws", "--config=stdlib", *TOKENS, "--sizes=32x2", "--budgets=3.5e9")) == 2
+  error = capsys.readouterr().err
+  assert "3.5e+09 FLOPs are 17 updates of 32x2, 2.02e+08 each; take a budget of 4e+09," in error
+
+
+@pytest.mark.parametrize(
+  "flags",
+  [
+    ("gpt", "--config=stdlib", "--data.source=text:text.txt"),
+    ("gpt", "--config=stdlib", "--data.source=text:text.txt", "--model.mlp=swiglu", "--model.kv_heads=1"),
+    ("gpt", "--config=stdlib", "--data.source=text:text.txt", "--model.experts=4"),
+    ("vit", "--config=digits"),
+  ],
+)
+def test_an_update_takes_no_less_than_the_flags_tell(flags, in_directory):
+  (in_directory / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 400)
+  experiment, *rest = flags
+  family = Family(experiment, (*rest, "--data.batch_size=8"), 0, "validation/loss", in_directory)
+  definition = find(experiment)
+  config = command.read(definition, [*family.flags, *family.flags_of(Size(32, 2))]).config
+  counted = make_job(definition, config, lambda line: None).counting()()
+  least = family.least_flops(Size(32, 2))
+  assert least <= counted
+  assert least > counted / 8 or experiment == "vit"
 
 
 def test_sizes_are_widths_and_depths():

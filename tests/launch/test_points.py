@@ -1,10 +1,17 @@
 """Points of a study: a fresh process each, a row for every outcome, and nothing run twice."""
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
+from experiments.run_directory import locked
 from launch.scaling import points
 from research.errors import UserError
 
@@ -67,6 +74,75 @@ def test_an_interrupted_point_is_no_row(tmp_path):
   with pytest.raises(points.Stopped):
     run([point("a", tmp_path, "sys.exit(75)")], tmp_path)
   assert points.read(tmp_path / "study" / points.FILE) == []
+
+
+SAVES = """
+import pathlib, signal, sys, time
+def save(*_):
+  time.sleep(0.5)
+  print("saved")
+  sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path("ready").write_text("x")
+time.sleep(60)
+"""
+STUDY = f"""
+import pathlib, sys
+from launch.scaling import __main__, devices, points
+def study(arguments):
+  made = [points.Point(each, (sys.executable, "-S", "-c", {SAVES!r})) for each in "ab"]
+  points.run_all(made, pathlib.Path("study"), lambda *_: {{}}, say=print)
+devices.main = study
+sys.exit(__main__.main(["devices"]))
+"""
+
+
+@pytest.mark.parametrize(
+  "number",
+  [
+    signal.SIGTERM,
+    signal.SIGKILL,
+    pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+  ],
+)
+def test_a_study_passes_a_signal_on_and_waits_and_none_outlives_it(number, tmp_path):
+  if number == signal.SIGKILL and sys.platform != "linux":
+    pytest.skip("only the kernel of Linux tells that a parent has died")
+  environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+  study = subprocess.Popen(
+    [sys.executable, "-c", STUDY], cwd=tmp_path, env=environment, text=True,
+    stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+  )  # fmt: skip
+  end = time.monotonic() + 60
+  while not (tmp_path / "ready").exists() and time.monotonic() < end:
+    time.sleep(0.02)
+  study.send_signal(number)
+  out, err = study.communicate(timeout=30)
+  saved = (tmp_path / "study" / "logs" / "a.out").read_text()
+  if number == signal.SIGKILL:
+    assert (study.returncode, saved) == (-9, "")
+    with locked(tmp_path / "study", "study"), open(tmp_path / "study" / "logs" / "a.out", "ab") as file:
+      assert _gone(file.name)
+    return
+  assert (study.returncode, err) == (75, "stopped; the same command goes on\n")
+  assert saved == "saved\n"  # before the study ended
+  assert "2 of 2" not in out
+  assert points.read(tmp_path / "study" / points.FILE) == []
+
+
+def _gone(path, seconds=10):
+  """Whether no other process has the file open."""
+  end = time.monotonic() + seconds
+  while time.monotonic() < end:
+    holders = []
+    for each in Path("/proc").glob("[0-9]*/fd/1"):
+      with contextlib.suppress(OSError):
+        holders += [each] if os.readlink(each) == path else []
+    if not holders:
+      return True
+    time.sleep(0.05)
+  return False
 
 
 def test_another_command_of_the_same_name_is_refused_with_what_differs(tmp_path):

@@ -59,6 +59,8 @@ def test_no_trial_begins_where_one_is_impossible(over, complaint, in_directory, 
   assert sweep.main([*MLP, "--workdir=s", *(f"--over={each}" for each in over)]) == 2
   error = capsys.readouterr().err
   assert complaint in error
+  assert error.startswith("sweep: ")
+  assert "flags: " not in error
   assert error.count("\n") == 1
   assert not list(in_directory.iterdir())
 
@@ -68,12 +70,20 @@ def test_no_trial_begins_where_one_is_impossible(over, complaint, in_directory, 
   [
     (["--experiment=mpl"], "did you mean mlp?"),
     (["--metric=test/accuracy"], "choose by data that judge the choice"),
+    (["--metric=accuracy"], "is no SPLIT/NAME, such as validation/accuracy"),
+    (["--metric=vaildation/accuracy"], "did you mean validation/accuracy?"),
     (["eval"], "a sweep trains"),
     (["--print", "--collect"], "both given"),
     (["--print", "--method=tpe"], "no commands to print"),
     (["--jobs=2", "--places=A=1;A=2;A=3"], "leave --jobs out"),
     (["--places=A"], "is not VARIABLE=VALUE"),
     (["--run.stepz=4"], "did you mean --run.steps?"),
+    (["--trials=3"], "--trials=3 is nothing for --method=grid"),
+    (["--sweep_seed=1"], "--sweep_seed=1 is nothing for --method=grid"),
+    (["--prune_after", "2"], "--prune_after=2 is nothing for --prune=none"),
+    (["--seed=3"], "--seed is swept by --over and given as well"),
+    (["--data.flip", "--over=data.flip=true,false"], "--data.flip is swept"),
+    (["--nodata.flip", "--over=data.flip=true,false"], "--data.flip is swept"),
     (["--method=random", "--over=model.dropout=0..2"], "expected a number from 0 to 0.99"),
   ],
 )
@@ -175,6 +185,21 @@ FAKE = textwrap.dedent("""
 """)
 
 
+# Stands where Python would, and notes that it was started: a run that is whole after its first evaluation.
+TRIAL = """#!{python} -S
+import json, os, sys
+flags = dict(each[2:].split("=", 1) for each in sys.argv[3:] if "=" in each)
+run = flags["workdir"]
+os.makedirs(run, exist_ok=True)
+with open("starts", "a") as file:
+  file.write(os.path.basename(run) + "\\n")
+with open(os.path.join(run, "metrics.jsonl"), "w") as file:
+  file.write(json.dumps({{"step": 1, "time": 0.0, "validation/loss": 0.5}}) + "\\n")
+with open(os.path.join(run, "result.json"), "w") as file:
+  json.dump({{"step": 1, "wall_seconds": 1.0, "metrics": {{}}}}, file)
+"""
+
+
 def local(folder, ends, **options):
   """A sweep over seeds whose trials do what `ends` says: (values, how it ends) of each."""
   study = Study(folder, [grammar.Values("seed", tuple(map(str, range(len(ends)))))], **options)
@@ -233,6 +258,28 @@ def test_a_metric_that_runs_do_not_have_ends_the_sweep_and_its_trials(tmp_path):
     trials.run(lambda: False)
   assert not running.busy(tmp_path / "runs" / "000-seed=0")
   assert study.newest()["000-seed=0"].state.name == "RUNNING"
+
+
+@pytest.mark.parametrize("how", [[], ["--collect"]])
+def test_the_right_metric_goes_on_in_the_directory_of_a_wrong_one(how, in_directory, capsys):
+  """What has been run is not run again, and keeps its name."""
+  fake = in_directory / "python"
+  fake.write_text(TRIAL.format(python=sys.executable))
+  fake.chmod(0o755)
+  arguments = ["--experiment=mlp", "--config=iris", "--workdir=s", "--over=seed=0,1", f"--python={fake}"]
+  if how:
+    assert sweep.main([*arguments, "--print", "--metric=validation/los"]) == 0
+    subprocess.run(capsys.readouterr().out.split("\n")[0], shell=True, check=True)
+  assert sweep.main([*arguments, *how, "--metric=validation/los"]) == 2
+  error = capsys.readouterr().err
+  assert "did you mean validation/loss?" in error
+  assert "the same command with another --metric goes on" in error
+  before = (in_directory / "starts").read_text()
+  assert before == "000-seed=0\n"
+  assert sweep.main([*arguments, *how, "--metric=validation/loss"]) == 0
+  rows = list(csv.DictReader((in_directory / "s" / "table.csv").read_text().splitlines()))
+  assert [(row["name"], row["validation/loss"]) for row in rows][:1] == [("000-seed=0", "0.5")]
+  assert (in_directory / "starts").read_text().count("000") == (1 if how else 2)
 
 
 def test_a_sweep_of_real_runs_is_stopped_and_goes_on(in_directory, monkeypatch, capsys):

@@ -15,11 +15,12 @@ from launch.tpu_vm import TpuVm, commands, started, text
 from research.errors import UserError
 
 ASKED = TpuVm(name="gan", zone="us-east5-a", bucket="gs://my-runs")
+ZONE = "us-west1-c"
 EVERY = (
   ASKED,
-  TpuVm(name="a", zone="z-1", project="p", accelerator="v4-16", spot=True, valid_until="6h", bucket="b", keep=True),
-  TpuVm(name="a", zone="z-1", accelerator="v5p-8", reserved=True, network="n", internal_ips=True, bucket="b"),
-  TpuVm(name="a", zone="z-1", accelerator="v6e-256", runtime_version="r", bucket="b", setup="sudo apt-get update"),
+  TpuVm(name="a", zone=ZONE, project="p", accelerator="v4-16", spot=True, valid_until="6h", bucket="b", keep=True),
+  TpuVm(name="a", zone=ZONE, accelerator="v5p-8", reserved=True, network="n", internal_ips=True, bucket="b"),
+  TpuVm(name="a", zone=ZONE, accelerator="v6e-256", runtime_version="r", bucket="b", setup="sudo apt-get update"),
 )
 WORDS = ["python", "-m", "experiments.gan", "--note=it's $5"]
 # `gcloud compute tpus … --help` of gcloud 528: what a command must have, and what it may.
@@ -113,7 +114,7 @@ def test_machines_that_were_taken_away_are_made_anew(run):
 
 
 def test_the_bound_is_kept(run):
-  found, said, _ = run(["|ACTIVE|75"] * 9, TpuVm(name="gan", zone="z", bucket="b", restarts=2))
+  found, said, _ = run(["|ACTIVE|75"] * 9, TpuVm(name="gan", zone="us-east5-a", bucket="b", restarts=2))
   assert found == 75
   assert said[-2:] == ["ended with 75", "after 2 restarts"]
   assert said.count("ended with 75") == 3
@@ -138,7 +139,7 @@ def test_no_machines(run, in_directory):
 
 def test_machines_that_are_there_are_taken_and_may_be_kept(run, in_directory):
   (in_directory / "now").write_text("ACTIVE\n")
-  found, _, calls = run(["|ACTIVE|0"], TpuVm(name="gan", zone="z", bucket="b", keep=True))
+  found, _, calls = run(["|ACTIVE|0"], TpuVm(name="gan", zone="us-east5-a", bucket="b", keep=True))
   assert (found, calls) == (0, START)
 
 
@@ -196,13 +197,15 @@ def test_a_worker_ends_what_a_lost_connection_left(in_directory):
   ("asked", "said"),
   [
     (TpuVm(bucket="b"), "--zone is needed"),
-    (TpuVm(zone="z"), "--bucket is needed"),
-    (TpuVm(zone="z", bucket="b", spot=True, reserved=True), "--spot and --reserved are both given"),
-    (TpuVm(zone="z", bucket="b", accelerator="v5litepod-12"), "there is no such slice; v5litepod-"),
-    (TpuVm(zone="z", bucket="b", accelerator="v4-9"), "there is no such slice; v4-8 is near"),
-    (TpuVm(zone="z", bucket="b", accelerator="v5e-16"), "(did you mean v5litepod-16?)"),
-    (TpuVm(zone="z", bucket="b", accelerator="v5lightpod-16"), "(did you mean v5litepod-16?)"),
-    (TpuVm(zone="z", bucket="b", accelerator="h100"), "--accelerator=h100 is no TPU's"),
+    (TpuVm(zone="us-east5-a"), "--bucket is needed"),
+    (TpuVm(zone="us-east5", bucket="b"), "--zone=us-east5 is no zone of Google Cloud's"),
+    (TpuVm(zone="mars", bucket="b"), "which are written as us-east5-a"),
+    (TpuVm(zone="us-east5-a", bucket="b", spot=True, reserved=True), "--spot and --reserved are both given"),
+    (TpuVm(zone="us-east5-a", bucket="b", accelerator="v5litepod-12"), "there is no such slice; v5litepod-"),
+    (TpuVm(zone="us-east5-a", bucket="b", accelerator="v4-9"), "there is no such slice; v4-8 is near"),
+    (TpuVm(zone="us-east5-a", bucket="b", accelerator="v5e-16"), "(did you mean v5litepod-16?)"),
+    (TpuVm(zone="us-east5-a", bucket="b", accelerator="v5lightpod-16"), "(did you mean v5litepod-16?)"),
+    (TpuVm(zone="us-east5-a", bucket="b", accelerator="h100"), "--accelerator=h100 is no TPU's"),
   ],
 )
 def test_what_is_wrong_is_said(asked, said):
@@ -219,3 +222,8 @@ def test_each_generation_has_its_image():
     "v6e-4": "v2-alpha-tpuv6e",
   }
   assert tpu_vm.ENGINE.tool == ("bash",)
+
+
+@pytest.mark.parametrize("zone", ["us-central2-b", "northamerica-northeast1-c", "europe-west12-a", "us-south1-ai1b"])
+def test_zones_as_they_are(zone):
+  TpuVm(zone=zone, bucket="b").check()

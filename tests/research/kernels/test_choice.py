@@ -106,6 +106,19 @@ def test_a_form_of_the_table_that_cannot_run_is_passed_over_and_logged_once(op, 
   assert len(caplog.records) == 1
 
 
+def test_what_is_passed_over_can_be_noted_instead_of_logged(op, caplog):
+  with caplog.at_level(logging.WARNING, logger=choice.__name__):
+    op(jnp.zeros(7))
+    with choice.noting() as notes:
+      op(jnp.zeros(7))
+      op(jnp.zeros(6))
+    assert notes == ["fake does not run as small: 7 rows are more than 4",
+                     "fake does not run as small: 6 rows are more than 4"]  # fmt: skip
+    op(jnp.zeros(7))
+    op(jnp.zeros(6))
+  assert [record.getMessage().removeprefix("kernels: ") for record in caplog.records] == notes
+
+
 def test_a_form_asked_for_by_name_never_falls_back(op):
   for ask in (lambda x: op(x, form="small"), lambda x: _used(op, x, fake="small")):
     with pytest.raises(UserError, match="fake cannot run as small: 5 rows are more than 4"):

@@ -121,8 +121,10 @@ def test_what_does_not_divide_is_named():
   with pytest.raises(UserError) as told:
     Layout(make_mesh("data:8"), "fsdp").shardings(state, axes)
   assert "head/kernel [12, 3] has 12 of embed, which --parallel.strategy=fsdp cannot divide" in str(told.value)
-  assert "over data:8; 16 would" in str(told.value)
+  assert "over data:8; --parallel.mesh=…data:4 would" in str(told.value)
   Layout(make_mesh("data:4"), "fsdp").shardings(state, axes)
+  with pytest.raises(UserError, match=r"12 of embed.*over data:7; another --parallel.mesh or strategy may"):
+    Layout(make_mesh("data:7"), "fsdp").shardings(state, axes)
 
 
 def test_activations_are_cut_where_that_divides_and_nowhere_outside():
@@ -137,3 +139,11 @@ def test_activations_are_cut_where_that_divides_and_nowhere_outside():
   whole, part = jax.jit(run)(x)
   assert whole.sharding.spec == P("data", None, "model")
   assert part.sharding.is_fully_replicated  # three rows
+
+
+def test_a_length_that_does_not_divide_is_told_the_devices_that_would():
+  with activations.laid_out(Layout(make_mesh("data:1,sequence:8"), "sp")):
+    with pytest.raises(UserError, match=r"have 12 of length.*over sequence:8; --parallel\.mesh=…sequence:4 would$"):
+      activations.constrain(jnp.ones((8, 12, 4)), "batch", "length", None)
+    with pytest.raises(UserError, match=r"have 33 of length.*over sequence:8; another --parallel\.mesh or strat"):
+      activations.constrain(jnp.ones((8, 33, 4)), "batch", "length", None)

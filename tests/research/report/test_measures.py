@@ -64,3 +64,10 @@ def test_a_best_is_told_only_where_it_says_something(name, values, best):
 def test_game_losses_lead_no_comparison():
   assert measures.is_plain("train/discriminator_loss")
   assert not measures.is_plain("train/loss")
+
+
+def test_a_duration_has_the_unit_that_suits_it():
+  times = (0.0, 3e-10, 0.00000012, 7.891e-6, 0.0456, 0.9999, 1.23, 1234.0)
+  assert [measures.say_duration(each) for each in times] == [
+    "0 s", "0.3 ns", "120 ns", "7.89 µs", "45.6 ms", "1 s", "1.23 s", "20:34"
+  ]  # fmt: skip
