@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,8 @@ from absl import flags
 from research.errors import UserError
 
 T = TypeVar("T")
+
+MOST_BYTES = 2**20  # of a flag file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +79,9 @@ def read_lines(path: Path, trail: tuple[Path, ...] = ()) -> list[str]:
   if path.resolve() in trail:
     raise UserError(f"flags: {path} includes itself")
   try:
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode) or about.st_size > MOST_BYTES:
+      raise UserError(f"flags: {path} is no flag file: it is larger than 1 MB, or no file at all")
     text = path.read_text(encoding="utf-8")
   except (OSError, UnicodeDecodeError) as error:
     raise UserError(f"flags: cannot read the flag file {path}: {getattr(error, 'strerror', None) or error}") from error

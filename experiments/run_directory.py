@@ -13,6 +13,7 @@ from experiments import flags
 from experiments.schema import Experiment
 from research import selection
 from research.errors import UserError
+from research.parsing import parse_json
 from research.report import record as lines
 from research.report.atomic import cannot_write, write_atomically
 
@@ -156,7 +157,7 @@ def add_to_record(workdir: Path, facts: Mapping) -> None:
 def read_record(workdir: Path) -> dict:
   """run.json, or {} where there is none yet."""
   try:
-    found = json.loads((workdir / "run.json").read_text(encoding="utf-8"))
+    found = parse_json((workdir / "run.json").read_text(encoding="utf-8"))
     if not isinstance(found, dict):
       raise ValueError("it is no JSON object")
     return found
@@ -212,7 +213,7 @@ def seconds_before(workdir: Path, records: Sequence[Mapping]) -> float:
 def read_result(workdir: Path) -> dict | None:
   """result.json of a finished run, or None where there is none that can be read."""
   try:
-    found = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
+    found = parse_json((workdir / "result.json").read_text(encoding="utf-8"))
   except (OSError, ValueError):
     return None
   whole = isinstance(found, dict) and "step" in found and isinstance(found.get("metrics"), dict)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.schema import flag
 from research.errors import UserError
+from research.parsing import parse_json
 
 if TYPE_CHECKING:
   from experiments.command import Definition, Request
@@ -117,7 +118,7 @@ def _check(output: Path) -> None:
 
 def _mark(output: Path) -> Any:
   try:
-    return json.loads((output / MARK).read_text("utf-8"))
+    return parse_json((output / MARK).read_text("utf-8"))
   except (FileNotFoundError, ValueError):
     return None
 

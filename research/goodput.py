@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from research.parsing import parse_json
+
 FILE = "goodput.jsonl"
 STEPS = "steps"
 SHARES = {  # in words for a page
@@ -139,7 +141,7 @@ def read(workdir: Path) -> list[dict[str, Any]]:
   with contextlib.suppress(OSError):
     for text in (workdir / FILE).read_text(encoding="utf-8").splitlines():
       with contextlib.suppress(ValueError):
-        lines.append(json.loads(text))
+        lines.append(parse_json(text))
   return [line for line in lines if isinstance(line, dict) and isinstance(line.get("seconds"), dict)]
 
 

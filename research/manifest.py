@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from research.parsing import parse_json
 from research.report.atomic import write_atomically
 
 NAME = "manifest.json"
@@ -73,14 +74,14 @@ def read(folder: Path, step: int) -> dict[str, Any]:
     if path.stat().st_size > MOST_BYTES:
       raise Damaged(f"{NAME} is larger than {MOST_BYTES // 10**6} MB")
     text = path.read_text(encoding="utf-8")
-    content = json.loads(text)
+    content = parse_json(text)
     del content["sha256"]
     good = text == _text(content)
   except FileNotFoundError as error:
     raise Damaged(f"it has no {NAME}: it was not finished, or not written by this version") from error
   except OSError as error:
     raise Damaged(f"{NAME} cannot be read ({error.strerror or error})") from error
-  except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+  except (ValueError, KeyError, AttributeError, TypeError) as error:
     raise Damaged(f"{NAME} has other content than was written") from error
   if not good:
     raise Damaged(f"{NAME} has other content than was written")

@@ -21,6 +21,7 @@ from experiments.run_directory import locked
 from launch.scaling import process
 from launch.scaling.process import Stopped
 from research.errors import UserError
+from research.parsing import parse_json
 from research.report.atomic import cannot_write, write_atomically
 from research.report.record import strict
 
@@ -137,7 +138,7 @@ def read(path: Path) -> list[Row]:
     if not line.strip():
       continue
     try:
-      row = json.loads(line)
+      row = parse_json(line)
       rows[row["name"]] = row
     except (ValueError, KeyError, TypeError) as error:
       if place < len(lines):  # the last line is what follows the last line break

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from launch.sweep.study import choice, name
 from research import selection
 from research.errors import UserError
+from research.parsing import parse_json
 from research.report import run_directory
 from research.report.atomic import write_atomically
 from research.report.measures import say, say_seconds
@@ -134,7 +134,7 @@ def as_number(value: str) -> float | None:
 def read_about(path: Path) -> dict[str, Any]:
   """sweep.json; {} where there is none. Raises UserError where it is damaged."""
   try:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return parse_json(path.read_text(encoding="utf-8"))
   except FileNotFoundError:
     return {}
   except (OSError, ValueError) as error:

@@ -19,6 +19,7 @@ from research.data import check
 from research.data import fingerprint as fingerprints
 from research.data.source import SPLIT_NAMES
 from research.errors import UserError
+from research.parsing import parse_json
 
 SUFFIXES = {"text": (".txt", ".md", ".rst", ".text"), "jsonl": (".jsonl", ".ndjson")}
 SCHEMES = ("text", "jsonl", "python")
@@ -137,7 +138,7 @@ def _lines(path: Path, field: str) -> Iterator[str]:
       if not line.strip():
         continue
       try:
-        content = json.loads(line)
+        content = parse_json(line)
       except ValueError as error:
         raise UserError(f"data: {path}, line {number} is no JSON ({error})") from error
       if not isinstance(content, dict) or field not in content:

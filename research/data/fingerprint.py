@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from research.parsing import parse_json
+
 _CHUNK_BYTES = 1 << 24
 _REMEMBER_BYTES = 1 << 20  # reading less than this is quicker than asking whether we have
 
@@ -71,7 +73,7 @@ def _remembered(memo: Path, stamp: str) -> str | None:
 def read_json(path: Path) -> dict:
   """The object in `path`, or {} where there is none or it is damaged: what is remembered can be worked out again."""
   try:
-    found = json.loads(path.read_text())
+    found = parse_json(path.read_text())
   except (OSError, ValueError):
     return {}
   return found if isinstance(found, dict) else {}

@@ -26,6 +26,7 @@ from research.data.source import SPLIT_NAMES, ArraySource, Dataset, Feature, Sch
 from research.data.splits import splits_of, stratified
 from research.data.text import TextSplits
 from research.errors import UserError
+from research.parsing import parse_json
 
 SCHEMES = ("csv", "jsonl", "folder", "tfds", "python")
 LIBRARIES = ("flax", "jax", "matplotlib", "numpy", "optax", "orbax", "rich", "scipy", "sklearn", "tensorflow_datasets")
@@ -195,7 +196,7 @@ def _lines(rest: str, column: str, target: str) -> Pairs:
   for number, line in enumerate(_read(path).split("\n"), start=1):
     if line.strip():
       try:
-        row = json.loads(line)
+        row = parse_json(line)
       except ValueError as error:
         raise UserError(f"data: {path}, line {number} is no JSON ({error})") from error
       if not isinstance(row, dict) or (rows and row.keys() != set(names)):

@@ -19,6 +19,7 @@ from research.data import fingerprint as fingerprints
 from research.data import library_file
 from research.data.library_file import END
 from research.errors import UserError
+from research.parsing import parse_json
 
 KINDS = ("char", "byte", "bpe")  # of which texts can be written again
 
@@ -146,7 +147,7 @@ class BytePairs:
     self._description = description
     if self.end is None:
       raise UserError(f"data: a byte-pair tokenizer without a token {end}")
-    self._content = {"kind": self.kind, "tokenizer": json.loads(description)}
+    self._content = {"kind": self.kind, "tokenizer": parse_json(description)}
     self._content |= {} if end == END else {"end": end}
     self._content |= {} if self.size == used else {"size": self.size}
 
@@ -220,7 +221,7 @@ def save(tokenizer: Tokenizer, path: Path) -> None:
 def load(path: Path) -> Tokenizer:
   """What `save` wrote, or a Hugging Face directory's tokenizer.json. Raises UserError for a missing or damaged file."""
   try:
-    content = json.loads(path.read_text("utf-8"))
+    content = parse_json(path.read_text("utf-8"))
   except OSError as error:
     raise UserError(f"data: cannot read the tokenizer {path}: {error.strerror or error}") from error
   except ValueError as error:
@@ -272,7 +273,7 @@ def _of_library(path: Path, content: dict) -> Tokenizer:
 
 def _beside(path: Path, name: str) -> dict:
   try:
-    content = json.loads((path.parent / name).read_text("utf-8"))
+    content = parse_json((path.parent / name).read_text("utf-8"))
   except (OSError, ValueError):
     return {}
   return content if isinstance(content, dict) else {}

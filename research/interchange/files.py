@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from research.errors import UserError
+from research.parsing import parse_json
 
 CONFIG, TENSORS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -149,10 +150,10 @@ def _no_library(error: ImportError) -> UserError:
 
 def _json(path: Path) -> dict[str, Any]:
   try:
-    content = json.loads(path.read_text("utf-8"))
+    content = parse_json(path.read_text("utf-8"))
   except OSError as error:
     raise UserError(f"hf: cannot read {path}: {error.strerror or error}") from error
-  except (ValueError, RecursionError) as error:
+  except (ValueError) as error:
     raise UserError(f"hf: {path} is damaged ({error})") from error
   if not isinstance(content, dict):
     raise UserError(f"hf: {path} is damaged (it is no JSON object)")

@@ -7,7 +7,6 @@ does not have is the form's default. `python -m research.kernels.tune OPERATION`
 import contextlib
 import dataclasses
 import functools
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+
+from research.parsing import parse_json
 
 TUNABLES: dict[tuple[str, str], "Tunable"] = {}  # (operation, form)
 Parameters = dict[str, int]
@@ -85,7 +86,7 @@ def this_kind() -> str:
 def tuned(op: str) -> dict[str, Any]:
   """The operation's tuned.json, or {} where there is none."""
   try:
-    return json.loads(path(op).read_text())
+    return parse_json(path(op).read_text())
   except FileNotFoundError:
     return {}
 

@@ -17,6 +17,7 @@ import jax
 from research.errors import UserError
 from research.parallel import roofline
 from research.parallel.chips import CHIPS
+from research.parsing import parse_json
 from research.report.atomic import write_atomically
 
 FIRST, AGAIN = 20, 3  # products that are tried where nothing is known yet, and at each start after that
@@ -51,7 +52,7 @@ def path() -> Path:
 def _kept() -> dict[str, float]:
   """{} where there is none, or one that does not hold what it should."""
   try:
-    found = json.loads(path().read_text(encoding="utf-8"))
+    found = parse_json(path().read_text(encoding="utf-8"))
     whole = all(math.isfinite(rate) and rate > 0 for rate in found.values())
   except (OSError, ValueError, AttributeError, TypeError):
     return {}

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from research.errors import UserError
+from research.parsing import parse_json
 from research.report.atomic import cannot_write, write_atomically
 
 Record = dict[str, float]  # "step" is an int
@@ -66,7 +67,7 @@ def read(path: Path) -> list[Record]:
 
 
 def _parse(line: bytes) -> Record:
-  content = json.loads(line, parse_constant=_refuse)
+  content = parse_json(line, parse_constant=_refuse)
   if not isinstance(content, dict) or not isinstance(content.get("step"), int):
     raise ValueError("no object with an integer step")
   return {name: value if name == "step" else number(value) for name, value in content.items()}

@@ -2,13 +2,13 @@
 
 import dataclasses
 import difflib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from research import goodput
 from research.errors import UserError
+from research.parsing import parse_json
 from research.report import predictions, record, samples
 
 _FLAG = re.compile(r"--?([A-Za-z_][\w.]*)(?:=(.*))?$")
@@ -111,7 +111,7 @@ def _nearest(path: Path) -> str:
 
 def _json(path: Path) -> dict:
   try:
-    content = json.loads(path.read_text("utf-8"))
+    content = parse_json(path.read_text("utf-8"))
   except FileNotFoundError:
     return {}
   except (OSError, ValueError) as error:

@@ -27,15 +27,15 @@ class NotNumbers(ValueError):
 
 
 def find(folder: Path) -> Files:
-  """Every kind's sample files; the main kind comes first, the others by name."""
-  kinds = [path for path in folder.glob("*/") if _NAME.fullmatch(path.name)]
+  """Every kind's sample files, the main kind first, the others by name. Links are none: they may point anywhere."""
+  kinds = [path for path in folder.glob("*/") if _NAME.fullmatch(path.name) and not path.is_symlink()]
   found = {MAIN: _of_steps(folder), **{path.name: _of_steps(path) for path in sorted(kinds)}}
   return {kind: paths for kind, paths in found.items() if paths}
 
 
 def _of_steps(folder: Path) -> list[Path]:
   paths = [path for path in folder.glob("*.*") if path.suffix in (".png", ".txt") and path.stem.isdecimal()]
-  return sorted(paths, key=lambda path: int(path.stem))
+  return sorted((path for path in paths if not path.is_symlink()), key=lambda path: int(path.stem))
 
 
 def tag(kind: str) -> str:
