@@ -1,7 +1,7 @@
 """Nothing that is opened can run code: files that mean harm are read as what they say, or refused in a line.
 
-Switched off once: with `allow_pickle=True` in data/npz.py, and without the look at the header before it, "data/objects.npz"
-is HEARD.
+Switched off once: with `allow_pickle=True` in data/npz.py, and without the look at the header before it,
+"data/objects.npz" is HEARD.
 """
 
 import os
