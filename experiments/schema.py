@@ -56,6 +56,14 @@ class Run:
   best_metric: str = flag("", "metric whose best checkpoint is restored at the end, such as validation/accuracy")
   patience: int = flag(0, "evaluations without a better --run.best_metric before stopping; 0: never", low=0)
   compilation_cache: bool = flag(True, "keep compiled programs for the next start", curve=False)
+  watchdog: float = flag(
+    20.0, "times the median that a step may take before all threads' stacks are written down; 0: any", low=0.0,
+    high=1e6, curve=False,
+  )  # fmt: skip
+  stall_seconds: float = flag(
+    600.0, "most seconds of a step in which one of several processes does not come on; 0: any", low=0.0, high=1e6,
+    curve=False,
+  )  # fmt: skip
   profile_steps: str = flag(
     "", "FIRST:LAST, trace the updates from step FIRST to step LAST for XProf and the log; empty: none", curve=False
   )

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from experiments import cluster, flags, inputs, interchange, origin, run_directory, sample
 from experiments.command import STOPPED, Definition, Request
 from experiments.job import Job, make_job
+from experiments.schema import Run
 from research import loop, provenance, selection, steps
 from research.allocator import keep_freed_memory
 from research.checkpoint import Checkpoints
@@ -31,6 +32,7 @@ from research.profiling import Profile
 from research.report import Report, measures, rebuild, record
 from research.signals import StopRequest
 from research.task import State
+from research.watchdog import Watchdog
 
 DONE, BAD_NUMBERS = 0, 76
 SAMPLES = {"pictures": 64, "points": 1000}  # at each evaluation
@@ -139,7 +141,7 @@ def _train(
   by_first(lambda: _write_provenance(request, job, abstract, forms))
 
   headline = getattr(job.task.judge, "headline", None) or _headline(job)
-  with cluster.reporter(
+  with _watched(workdir, config.run) as watch, cluster.reporter(
     workdir=workdir,
     header=_header(request, job, abstract, forms),
     total_steps=plan.total_steps,
@@ -159,6 +161,7 @@ def _train(
         state = loop.fit(
           plan, state, call, job.data.train, lambda state: job.scores(state, watched),
           checkpoints=checkpoints, report=report, scores=scores, stop=stopping, update=update, profile=profile,
+          watch=watch,
           sample=None if job.task.sample is None else lambda state: job.task.sample(state, sample_key, shown),
         )  # fmt: skip
     except loop.BadNumbers as error:
@@ -170,6 +173,7 @@ def _train(
       return STOPPED
 
     step = int(state.step)
+    watch.enter(step, "evaluation")
     best = selection.best(plan.best_metric, scores)
     if best is not None and best[0] != step:
       report.note(f"{plan.best_metric} was best at step {best[0]:,}: {measures.say(plan.best_metric, best[1])}")
@@ -185,6 +189,17 @@ def _train(
     classes = job.data.splits.train.schema.class_names
     by_first(lambda: str(report.finish(result, rows=rows, class_names=classes, images=images)))
   return DONE
+
+
+@contextlib.contextmanager
+def _watched(workdir: Path, run: Run) -> Iterator[Watchdog]:
+  """Steps that hang are told of, here and to the other processes."""
+  with Watchdog(workdir / f"stacks-{processes.index()}.txt", run.watchdog) as watch:
+    processes.follow(watch, run.stall_seconds)
+    try:
+      yield watch
+    finally:
+      processes.follow(None)
 
 
 def _so_far(workdir: Path, start: int, metric: str) -> tuple[float, list[tuple[int, float]]]:

@@ -72,6 +72,12 @@ class Plan:
     return end // self.log_every > start // self.log_every or end == self.total_steps
 
 
+class Watch(Protocol):
+  """What is told how far the loop is; research.watchdog.Watchdog is the one that looks."""
+
+  def enter(self, step: int, phase: str) -> None: ...
+
+
 class BadNumbers(Exception):
   """The loss stopped being a number; training on would only overwrite what was good."""
 
@@ -90,6 +96,7 @@ def fit(
   stop: Callable[[], bool] = lambda: False,
   update: throughput.Update | None = None,
   profile: Profiler | None = None,
+  watch: Watch | None = None,
 ) -> State:
   """Trains from the state's step to the plan's end, or until patience runs out, or until `stop` says so.
 
@@ -106,12 +113,14 @@ def fit(
     stop: asked between calls; a true answer saves and returns.
     update: what speeds are computed from; without it they count examples alone.
     profile: told where updates begin and end that the plan has traced, when none is under way.
+    watch: told what is done now, by the names of `watchdog.STEP` and "compiling", "evaluation" and "saving".
 
   Raises:
     BadNumbers: a metric whose name ends in "loss", or the gradient, is NaN or infinite. No checkpoint is saved then.
   """
   start = step = int(jax.block_until_ready(state).step)
   late = Late(report, update or throughput.Update(feed.plan.batch_size), step)
+  enter = (lambda step, phase: None) if watch is None else watch.enter
   while step < plan.total_steps and not selection.exhausted(plan.best_metric, scores, plan.patience):
     pausing, stopping, is_best = False, False, False
     if profile is not None:
@@ -120,7 +129,10 @@ def fit(
       while not pausing:
         end = plan.call_end(step)
         with jax.profiler.StepTraceAnnotation("train", step_num=step):  # a trace's steps; nothing where none is made
-          state, metrics = call(state, feed.inputs(step), end - step)
+          enter(step, "data")
+          inputs = feed.inputs(step)
+          enter(step, "compiling" if step == start else "step")
+          state, metrics = call(state, inputs, end - step)
         late.read_then_hold(end, metrics, log=plan.logs(step, end))
         step, stopping = end, stop()
         pausing = plan.pauses(step) or stopping
@@ -129,6 +141,7 @@ def fit(
     if profile is not None:
       profile.end(step)
     if plan.evaluates(step):
+      enter(step, "evaluation")
       found = evaluate(state)
       report.evaluation(step, found)
       refuse_bad_numbers(step, {name: value for name, value in found.items() if name.endswith("loss")})
@@ -138,11 +151,13 @@ def fit(
         scores.append((step, found[plan.best_metric]))
         is_best = selection.best(plan.best_metric, scores) == scores[-1]
     if plan.saves(step) or is_best or stopping:
+      enter(step, "saving")
       checkpoints.save(step, state, scores[-1][1] if is_best else None)
     late.pause()
     if stopping:
       report.note(f"stopped by a signal; step {step} is saved")
       break
+  enter(step, "saving")
   if step > start:
     checkpoints.wait()
   return state
