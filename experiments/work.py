@@ -120,6 +120,9 @@ def train(definition: Definition, request: Request) -> int:
       checkpoints = Checkpoints(workdir / "checkpoints", keep=run.keep_checkpoints, metric=run.best_metric)
       try:
         return _train(request, job, call, checkpoints, stopping, first)
+      except Exception as error:
+        processes.failed(error)  # before what follows, which may wait for the others
+        raise
       finally:
         checkpoints.close()
 

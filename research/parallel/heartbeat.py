@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,7 @@ class Pulse:
     self._store, self._index, self._count, self.bounds = store, index, count, bounds
     self._lost_seconds, self._end = lost_seconds, end or end_process
     self._watched: Watchdog | None = None
+    self._error: Exception | None = None
     self._said, self._number = (verdict.RUNNING, 0, ""), 0
     self._kick, self._own, self._closed, self._watching = threading.Event(), threading.Event(), False, True
     now = time.monotonic()
@@ -68,11 +70,13 @@ class Pulse:
     with self._lock:
       self._judge.bounds = self.bounds = dataclasses.replace(self.bounds, stall=stall if watched else 0.0)
 
-  def fail(self, error: Exception, code: int) -> None:
+  def fail(self, error: Exception) -> None:
     """Returns where the error is this process' own. Where another's death has caused it, this process ends here."""
-    broken = may_be_broken(error)
-    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    self._say(verdict.FAILING if broken else verdict.ENDED, code, text)
+    if self._error is not None:
+      return
+    self._error, broken, known = error, may_be_broken(error), isinstance(error, UserError)
+    text = str(error) if known else f"{type(error).__name__}: {error}"
+    self._say(verdict.FAILING if broken else verdict.ENDED, 2 if known else verdict.CRASHED, text)
     if broken:
       self._own.wait(self.bounds.silent + self.bounds.suspected)
 
@@ -167,17 +171,19 @@ class Pulse:
       given_up = f"processes: this process was given up: {found.line.removeprefix('processes: ')}"
       self._finish(given_up if found.process == self._index else found.line)
       return
-    if self._said[0] != verdict.RUNNING:  # then the main thread has words of its own
-      self._own.set()
-      self._watching = False
-      return
-    until = time.monotonic() + self.bounds.grace  # it may be about to end by the same error, and say so itself
+    # The main thread may have words of its own, or be about to; but what it does on its way may wait for the others.
+    until = time.monotonic() + self.bounds.grace
     while time.monotonic() < until:
-      time.sleep(0.1)
-      if not self._watching or self._said[0] != verdict.RUNNING:
+      if self._said[0] != verdict.RUNNING:
         self._own.set()
+      if not self._watching:
         return
-    self._end(found.code, found.line)
+      time.sleep(0.1)
+    if self._error is None:
+      self._end(found.code, found.line)
+    else:
+      told = [str(self._error)] if isinstance(self._error, UserError) else traceback.format_exception(self._error)
+      self._end(self._said[1], "".join(told).rstrip())
 
   def _finish(self, line: str) -> None:
     if self._watched is not None:
@@ -202,16 +208,19 @@ def may_be_broken(error: BaseException | None) -> bool:
   return False
 
 
-def within(seconds: float, act: Callable[[], Any]) -> None:
-  """Does it, but does not wait for it longer than that; what it raises is lost."""
+def within(seconds: float, act: Callable[[], Any]) -> bool:
+  """Does it, and says whether it was done in that time; if not, it may still be at it."""
+  done = []
 
   def quietly() -> None:
     with contextlib.suppress(Exception):
       act()
+      done.append(True)
 
   thread = threading.Thread(target=quietly, daemon=True)
   thread.start()
   thread.join(seconds)
+  return bool(done)
 
 
 def end_process(code: int, line: str) -> None:

@@ -140,13 +140,13 @@ def follow(watched: Watchdog | None, stall: float = 0.0) -> None:
     _pulse.follow(watched, stall)
 
 
-def failed(error: Exception, code: int) -> None:
-  """Returns where an error is this process' own: the others then learn of it, and that it ends with `code`.
+def failed(error: Exception) -> None:
+  """Returns where an error is this process' own, of which the others then learn; it may be told of more than once.
 
   Where it comes of another process' death, this one ends here, with the line that names it.
   """
   if _pulse is not None:
-    _pulse.fail(error, code)
+    _pulse.fail(error)
 
 
 def get(key: str) -> str:
@@ -179,17 +179,16 @@ def leave(code: int) -> int:
     return code
   if _pulse is not None:
     _pulse.leave(code)
-  try:
-    store().wait_at_barrier("flagship/leave", 1000 * LEAVE_SECONDS)
-  except Exception:  # a timeout and a death are the same here
-    for stream in (sys.stdout, sys.stderr):
-      with contextlib.suppress(OSError, ValueError):
-        stream.flush()
-    os._exit(code)
-  if _pulse is not None:
-    _pulse.close()
-  jax.distributed.shutdown()
-  return code
+  # Without process 0 nothing of these returns: the connection to it is held.
+  if heartbeat.within(LEAVE_SECONDS + 1, lambda: store().wait_at_barrier("flagship/leave", 1000 * LEAVE_SECONDS)):
+    if _pulse is not None:
+      _pulse.close()
+    if heartbeat.within(LEAVE_SECONDS + 1, jax.distributed.shutdown):
+      return code
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(OSError, ValueError):
+      stream.flush()
+  os._exit(code)
 
 
 def _jax() -> Any:
