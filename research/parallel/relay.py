@@ -47,29 +47,39 @@ class Relay:
     try:
       far = socket.create_connection(self._target, CONNECT_SECONDS)
     except OSError:
-      self._part(near, near)
+      _close(near)
       return
     far.settimeout(None)
     for each in (near, far):
       each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    _begin(self._pump, near, far, near)
-    self._pump(far, near, near)
+    ended = threading.Event()
+    _begin(self._pump, near, far, near, ended)
+    self._pump(far, near, near, ended)
 
-  def _pump(self, source: socket.socket, sink: socket.socket, near: socket.socket) -> None:
+  def _pump(self, source: socket.socket, sink: socket.socket, near: socket.socket, ended: threading.Event) -> None:
+    """Until one of the two is gone; what it was is decided once for both directions."""
+    last = source
     with contextlib.suppress(OSError):
       while data := source.recv(1 << 16):
+        last = sink
         sink.sendall(data)
-    self._part(near, sink if source is near else source)
+        last = source
+    if not ended.is_set():
+      ended.set()
+      far = sink if source is near else source
+      if last is far and self._holds:
+        self._lost = self._lost or time.monotonic()
+        self._kept.append(near)  # what nobody refers to would be closed
+        _close(far)
+      else:
+        _close(near, far)
 
-  def _part(self, near: socket.socket, far: socket.socket) -> None:
-    if self._holds:
-      self._lost = self._lost or time.monotonic()
-      self._kept.append(near)  # what nobody refers to would be closed
-      return
-    for each in (near, far):
-      with contextlib.suppress(OSError):
-        each.shutdown(socket.SHUT_RDWR)
-      each.close()
+
+def _close(*sockets: socket.socket) -> None:
+  for each in sockets:
+    with contextlib.suppress(OSError):
+      each.shutdown(socket.SHUT_RDWR)
+    each.close()
 
 
 def _begin(act, *arguments) -> None:
