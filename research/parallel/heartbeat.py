@@ -227,6 +227,8 @@ def end_process(code: int, line: str) -> None:
   """Says the line on standard error and ends, whatever the other threads do."""
 
   def say() -> None:
+    if sys.stdout.isatty():
+      print("\x1b[?25h")  # the line that is drawn anew hides the cursor
     os.write(2, f"{line}\n".encode(errors="replace"))
     sys.stdout.flush()
 

@@ -14,10 +14,8 @@ import hashlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -25,6 +23,7 @@ import pytest
 
 from research.checkpoint import Checkpoints
 from tests import started
+from tests.experiments import links
 
 WORKER = str(Path(__file__).with_name("hosts_worker.py"))
 STEPS, FAULT = 60, 30
@@ -172,65 +171,28 @@ def test_a_mistake_in_one_is_shown_in_full_and_the_others_name_it(tmp_path):
   assert trace.rstrip().endswith("KeyError: 'a mistake'")
 
 
-class Link:
-  """The way of process 1 to process 0's store, which can go dead without being closed."""
-
-  def __init__(self, port):
-    self._port, self._down, self._server = port, threading.Event(), socket.create_server(("127.0.0.1", 0))
-    self.address = f"127.0.0.1:{self._server.getsockname()[1]}"
-    threading.Thread(target=self._accept, daemon=True).start()
-
-  def cut(self):
-    self._down.set()
-
-  def close(self):
-    self._server.close()
-
-  def _accept(self):
-    with contextlib.suppress(OSError):
-      while True:
-        near = self._server.accept()[0]
-        try:
-          far = socket.create_connection(("127.0.0.1", self._port), 5)
-        except OSError:
-          near.close()
-          continue
-        far.settimeout(None)
-        for ends in ((near, far), (far, near)):
-          threading.Thread(target=self._pump, args=ends, daemon=True).start()
-
-  def _pump(self, source, sink):
-    with contextlib.suppress(OSError):
-      while data := source.recv(1 << 16):
-        if self._down.is_set():  # it is lost, as all that follows
-          continue
-        sink.sendall(data)
-    for each in (source, sink):
-      each.close()
-
-
 def trained(workdir, step):
   path = workdir / "metrics.jsonl"
   return path.exists() and any(json.loads(line)["step"] >= step for line in path.read_text().splitlines())
 
 
 @pytest.mark.slow
-def test_a_link_that_goes_dead_ends_both_sides(tmp_path, whole):
-  """Only the store cannot be reached; Gloo's own connections live, so nothing else would ever end these."""
-  workdir, links = tmp_path / "run", []
+@pytest.mark.parametrize("way", ["relay", "cable"])
+def test_a_link_that_goes_dead_ends_both_sides(tmp_path, whole, way):
+  """By the relay only the store cannot be reached, and by the cable nothing at all; each side names the other.
 
-  def through(index, port):
-    if index == 1:
-      links.append(Link(port))
-    return quick(index, port) | ({"JAX_COORDINATOR_ADDRESS": links[0].address} if index else {})
-
-  processes = started.begin(2, worker(workdir, slow=0.25), extra=through)
-  wait_for(lambda: trained(workdir, 12), processes)
-  links[0].cut()
-  began = time.monotonic()
-  ended = started.end(processes, 60)
-  assert time.monotonic() - began < BOUND
-  links[0].close()
+  Where namespaces are not permitted, the cable is the relay again.
+  """
+  workdir = tmp_path / "run"
+  link = links.Namespaces(tmp_path) if way == "cable" and links.Namespaces.permitted() else links.Relay(tmp_path)
+  with contextlib.closing(link):
+    extra = lambda index, port: quick(index, port) | link.extra(index, port)  # noqa: E731
+    processes = started.begin(2, worker(workdir, slow=0.25), extra=extra, before=link.before)
+    wait_for(lambda: trained(workdir, 12), processes)
+    link.cut()
+    began = time.monotonic()
+    ended = started.end(processes, 60)
+    assert time.monotonic() - began < BOUND
   assert [code for code, *_ in ended] == [77, 77], ended
   for index, (_, _, err) in enumerate(ended):
     assert f"processes: process {1 - index} (" in err
