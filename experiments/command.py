@@ -120,6 +120,7 @@ def _main(definition: Definition, arguments: Sequence[str] | None) -> int:
     processes.wait_for_all()
     return code
   except UserError as error:
+    processes.failed(error)  # which may itself end this process: another's death can look like a damaged file
     print(" ".join(str(error).split("\n")), *error.table, sep="\n", file=sys.stderr)
     return 2
   except agreement.FailedElsewhere as error:
@@ -131,7 +132,8 @@ def _main(definition: Definition, arguments: Sequence[str] | None) -> int:
   except BrokenPipeError:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115  the reader has left; say nothing at exit
     return 0
-  except Exception:  # 1 is what Python itself would give; said here so that every code stands in one place
+  except Exception as error:  # 1 is what Python itself would give; said here so that every code stands in one place
+    processes.failed(error)
     traceback.print_exc()
     return 1
 

@@ -59,6 +59,14 @@ class Run:
     25.0, "seconds after SIGINT or SIGTERM at which the process ends, saved or not", low=0.5, high=1e6, curve=False
   )
   compilation_cache: bool = flag(True, "keep compiled programs for the next start", curve=False)
+  watchdog: float = flag(
+    20.0, "times the median that a step may take before all threads' stacks are written down; 0: any", low=0.0,
+    high=1e6, curve=False,
+  )  # fmt: skip
+  stall_seconds: float = flag(
+    600.0, "most seconds of a step in which one of several processes does not come on; 0: any", low=0.0, high=1e6,
+    curve=False,
+  )  # fmt: skip
   profile_steps: str = flag(
     "", "FIRST:LAST, trace the updates from step FIRST to step LAST for XProf and the log; empty: none", curve=False
   )

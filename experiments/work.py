@@ -8,7 +8,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from experiments import cluster, history, inputs, interchange, origin, run_directory, sample
 from experiments.command import STOPPED, Definition, Request
 from experiments.job import Job, make_job
+from experiments.schema import Run
 from research import loop, selection, steps
 from research.allocator import keep_freed_memory
 from research.checkpoint import Checkpoints
@@ -32,6 +33,7 @@ from research.profiling import Profile
 from research.report import Report, measures, rebuild, record
 from research.signals import Rescue, StopRequest
 from research.task import State
+from research.watchdog import Watchdog
 
 DONE, BAD_NUMBERS = 0, 76
 SAMPLES = {"pictures": 64, "points": 1000}  # at each evaluation
@@ -119,10 +121,14 @@ def train(definition: Definition, request: Request) -> int:
         return STOPPED
       run = config.run
       checkpoints = Checkpoints(workdir / "checkpoints", keep=run.keep_checkpoints, about=history.about(request, job))
-      if not processes.joined():  # several would have to save together
-        asked.rescue = Rescue(lambda step, state: _save(checkpoints, step, state))
+      rescue = None  # several processes would have to save together
+      if not processes.joined():
+        rescue = asked.rescue = Rescue(lambda step, state: _save(checkpoints, step, state))
       try:
-        return _train(request, job, call, checkpoints, stopping, first, clock, asked.rescue)
+        return _train(request, job, call, checkpoints, stopping, first, clock, rescue)
+      except Exception as error:
+        processes.failed(error)  # before what follows, which may wait for the others
+        raise
       finally:
         clock.close()
         checkpoints.close()
@@ -149,7 +155,7 @@ def _train(
   by_first(lambda: clock.keep(workdir, start))
 
   headline = getattr(job.task.judge, "headline", None) or _headline(job)
-  with cluster.reporter(
+  with _watched(workdir, config.run) as watch, cluster.reporter(
     workdir=workdir,
     header=_header(request, job, abstract, forms),
     total_steps=plan.total_steps,
@@ -172,6 +178,7 @@ def _train(
           plan, state, call, job.data.train, lambda state: job.scores(state, watched, stopping),
           clock=clock, rescue=rescue, unjudged=start > 0 and plan.evaluates(start) and not judged,
           checkpoints=checkpoints, report=report, scores=scores, stop=stopping, update=update, profile=profile,
+          watch=watch,
           sample=None if job.task.sample is None else lambda state: job.task.sample(state, sample_key, shown),
         )  # fmt: skip
     except loop.BadNumbers as error:
@@ -185,6 +192,7 @@ def _train(
       return STOPPED
 
     step = int(state.step)
+    watch.enter(step, "evaluation")
     best = selection.best(plan.best_metric, scores)
     if best is not None and best[0] != step:
       report.note(f"{plan.best_metric} was best at step {best[0]:,}: {measures.say(plan.best_metric, best[1])}")
@@ -210,6 +218,17 @@ def _save(checkpoints: Checkpoints, step: int, state: State) -> None:
   if trouble := checkpoints.save(step, state):
     raise UserError(trouble)
   checkpoints.wait()
+
+
+@contextlib.contextmanager
+def _watched(workdir: Path, run: Run) -> Iterator[Watchdog]:
+  """Steps that hang are told of, here and to the other processes."""
+  with Watchdog(workdir / f"stacks-{processes.index()}.txt", run.watchdog) as watch:
+    processes.follow(watch, run.stall_seconds)
+    try:
+      yield watch
+    finally:
+      processes.follow(None)
 
 
 def _rebuild(workdir: Path, report: Report) -> None:

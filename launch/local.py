@@ -24,6 +24,7 @@ from research.streams import say_what_can_be_said
 NAME, EXAMPLE = "local", "--processes=2"
 RESTARTS = 10  # what --restart stands for without a number
 LONGEST_PAUSE = 30.0  # seconds
+LOST = 77  # a host is dead
 _COUNT = "--xla_force_host_platform_device_count"
 
 
@@ -101,7 +102,7 @@ def free_port() -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Returns the exit code of the process that was the first to end badly, or 0; 2 after one line for wrong flags."""
+  """Returns the exit code of the process that was the first to end badly (SIGKILL: 77), or 0; 2 for wrong flags."""
   arguments = list(sys.argv[1:] if arguments is None else arguments)
   say_what_can_be_said(sys.stdout, sys.stderr)
   try:
@@ -122,19 +123,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def supervise(local: Local, command: Sequence[str], signals: Signals) -> int:
-  """Runs the command, again after 75 and 77 as often as `local.restart` says; returns the last exit code."""
+  """Runs the command, again after 75 and 77 as often as `local.restart` says; returns the last exit code, 77 for a
+  process of several that SIGKILL has ended."""
   for restart in itertools.count(1):
     started = environments(local, os.environ, free_port(), gpus_here(os.environ))  # a port may linger
     ending = Together(command, started, local.grace).run(signals)
     if ending.rank is not None:
       _say(f"process {ending.rank} {_words(ending)}; all have ended")
-    if ending.code not in engine.AGAIN or signals.asked or restart > local.restart:
-      return ending.code
+    code = LOST if _lost_a_host(local, ending, signals) else ending.code
+    if code not in engine.AGAIN or signals.asked or restart > local.restart:
+      return code
     pause = min(2.0 ** (restart - 1), LONGEST_PAUSE)
     _say(f"starting again in {pause:.0f} s ({restart} of {local.restart})")
     if signals.wait(pause):
-      return ending.code
+      return code
   raise AssertionError
+
+
+def _lost_a_host(local: Local, ending: Ending, signals: Signals) -> bool:
+  """SIGKILL comes from outside, as where memory is short or a machine is taken away. Of several processes one that it
+  ends is a host that is lost, of which a cluster sees only that the others end with 77. A crash has other signals.
+  """
+  return ending.code == 128 + signal.SIGKILL and local.processes > 1 and not signals.asked
 
 
 def _words(ending: Ending) -> str:

@@ -75,6 +75,12 @@ class Plan:
     return end // self.log_every > start // self.log_every or end == self.total_steps
 
 
+class Watch(Protocol):
+  """What is told how far the loop is; research.watchdog.Watchdog is the one that looks."""
+
+  def enter(self, step: int, phase: str) -> None: ...
+
+
 class BadNumbers(Exception):
   """The loss stopped being a number; training on would only overwrite what was good."""
 
@@ -96,6 +102,7 @@ def fit(
   clock: Clock | None = None,
   rescue: Rescue | None = None,
   unjudged: bool = False,
+  watch: Watch | None = None,
 ) -> State:
   """Trains from the state's step to the plan's end, or until patience runs out, or until `stop` says so.
 
@@ -115,6 +122,7 @@ def fit(
     clock: is told what the time goes to.
     rescue: is told what could be saved while this thread waits for something.
     unjudged: the state to start from was saved by a run that was stopped before it evaluated it.
+    watch: told what is done now, by the names of `watchdog.STEP` and "compile", "evaluation" and "saving".
 
   Raises:
     BadNumbers: a metric whose name ends in "loss", or the gradient, is NaN or infinite. No checkpoint is saved then.
@@ -122,10 +130,12 @@ def fit(
   start = step = int(jax.block_until_ready(state).step)
   late = Late(report, update or throughput.Update(feed.plan.batch_size), step)
   clock = clock or Clock()
+  enter = (lambda step, phase: None) if watch is None else watch.enter
 
   @contextlib.contextmanager
   def waiting(share: str) -> Iterator[None]:
     """Within it this thread only reads the state, and a signal's deadline may come before it is through."""
+    enter(step, share)
     unsaved = None if share == "compile" else state
     with clock.of(share), rescue.holding(step, unsaved, late.settle) if rescue else contextlib.nullcontext():
       yield
@@ -144,6 +154,7 @@ def fit(
     return selection.best(plan.best_metric, scores) == scores[-1]
 
   def save(is_best: bool) -> None:
+    enter(step, "saving")
     with clock.of("saving"):
       if trouble := checkpoints.save(step, state, scores[-1][1] if is_best else None):
         report.note(trouble)
@@ -161,9 +172,14 @@ def fit(
     with jax.transfer_guard("disallow"):  # entered once between two pauses: each time takes as long as a small dispatch
       while not pausing:
         end = plan.call_end(step)
-        with contextlib.nullcontext() if feed.resident else waiting("data"):
+        if feed.resident:
+          enter(step, "data")
           inputs = feed.inputs(step)
+        else:
+          with waiting("data"):
+            inputs = feed.inputs(step)
         with jax.profiler.StepTraceAnnotation("train", step_num=step):  # a trace's steps; nothing where none is made
+          enter(step, "compile" if step == start else "step")
           state, metrics = call(state, inputs, end - step)
         late.read_then_hold(end, metrics, log=plan.logs(step, end))
         step, stopping = end, stop()
@@ -185,6 +201,7 @@ def fit(
     if stopping:
       report.note(f"stopped by a signal; step {step} is saved")
       break
+  enter(step, "saving")
   if step > start:
     with clock.of("saving"):
       checkpoints.wait()

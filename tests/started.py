@@ -24,13 +24,13 @@ def free_port():
     return probe.getsockname()[1]
 
 
-def begin(count, command, own=lambda index: []):
-  """The processes of `python COMMAND OWN(index)`, just started."""
+def begin(count, command, own=lambda index: [], extra=lambda index, port: {}, before=lambda index: []):
+  """The processes of `BEFORE(index) python COMMAND OWN(index)`, just started; EXTRA(index, port): more environment."""
   port = free_port()
   return [
     subprocess.Popen(
-      [sys.executable, *command, *own(index)],
-      env=environment(index, count, port),
+      [*before(index), sys.executable, *command, *own(index)],
+      env={**environment(index, count, port), **extra(index, port)},
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,

@@ -15,13 +15,19 @@ from typing import Any
 import jax
 
 from research.errors import UserError
+from research.parallel import heartbeat
+from research.parallel.relay import Relay
 from research.streams import mute, take_from_libraries
+from research.watchdog import Watchdog
 
 ADDRESS, COUNT, INDEX = VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 JOIN_SECONDS = 120  # hosts of one job start minutes apart at worst; later than that, one of them never will
-HEARTBEAT_SECONDS = 30  # a process that is not heard of for so long is dead, and jax ends the others
+# jaxlib's own heartbeat, which ends a process with a trace of its C++: only where ours (heartbeat.py) is itself stuck.
+HEARTBEAT_SECONDS = 300
 LEAVE_SECONDS = 10
-DAY_SECONDS = 86_400  # to wait for a process that lives: how long it works is its own affair
+WAIT_SECONDS = 5  # a look for what another says: between two of them signals are seen
+
+_pulse: heartbeat.Pulse | None = None  # of this process, as jax has its state of the cluster
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +87,10 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
   in_vain = threading.Timer(JOIN_SECONDS, _give_up, [cluster])
   in_vain.daemon = True
   in_vain.start()
+  relay = Relay(cluster.address) if cluster.index else None
   try:
     jax.distributed.initialize(
-      cluster.address,
+      relay.address if relay else cluster.address,
       cluster.count,
       cluster.index,
       local_device_ids=cluster.device_ids,
@@ -97,6 +104,12 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     raise UserError(f"processes: process {cluster.index} cannot join the others: {reason}") from error
   finally:
     in_vain.cancel()
+  if relay:
+    relay.hold()
+  global _pulse
+  lost = relay.lost_seconds if relay else float
+  _pulse = heartbeat.Pulse(store(), cluster.index, cluster.count, heartbeat.bounds(environment), lost)
+  _pulse.begin()
   take_from_libraries("stdout") if cluster.index == 0 else mute("stdout")
 
 
@@ -120,10 +133,39 @@ def store() -> Any:
   return _jax().client
 
 
+def follow(watched: Watchdog | None, stall: float = 0.0) -> None:
+  """The others learn from `watched` how far this process is; one that lives and does not come on for `stall` s ends
+  the job. None: nothing more is told."""
+  if _pulse is not None:
+    _pulse.follow(watched, stall)
+
+
+def failed(error: Exception) -> None:
+  """Returns where an error is this process' own, of which the others then learn; it may be told of more than once.
+
+  Where it comes of another process' death, this one ends here, with the line that names it.
+  """
+  if _pulse is not None:
+    _pulse.fail(error)
+
+
+def get(key: str) -> str:
+  """What another process has said or will say under a key of the store.
+
+  It waits as long as all others live, however long they work: for one that does not, heartbeat.py ends this process.
+  """
+  while True:
+    try:
+      return store().blocking_key_value_get(key, 1000 * WAIT_SECONDS)
+    except jax.errors.JaxRuntimeError as error:
+      if "DEADLINE_EXCEEDED" not in str(error):
+        raise
+
+
 def wait_for_all() -> None:
-  """Until every process has come here. Where one dies on the way, jax misses its heartbeat and ends the others."""
+  """Until every process has come here. Where one dies on the way, heartbeat.py ends this process and names it."""
   if joined():
-    store().wait_at_barrier("flagship/finished", 1000 * DAY_SECONDS)
+    store().wait_at_barrier("flagship/finished", 1000 * 365 * 86_400)
 
 
 def leave(code: int) -> int:
@@ -131,19 +173,22 @@ def leave(code: int) -> int:
 
   Where they do not come soon, this process has failed while they wait for it in a collective, or they are dead. Then it
   ends here and now: jax's own shutdown, also at Python's exit, waits for all of them and ends in a trace of its C++.
-  What they wait for breaks off with this process: Gloo's connections at once, anything else after HEARTBEAT_SECONDS.
+  The others end with its code too, if it is not 0 and they cannot go on without it.
   """
   if not joined():
     return code
-  try:
-    store().wait_at_barrier("flagship/leave", 1000 * LEAVE_SECONDS)
-  except Exception:  # a timeout and a death are the same here
-    for stream in (sys.stdout, sys.stderr):
-      with contextlib.suppress(OSError, ValueError):
-        stream.flush()
-    os._exit(code)
-  jax.distributed.shutdown()
-  return code
+  if _pulse is not None:
+    _pulse.leave(code)
+  # Without process 0 nothing of these returns: the connection to it is held.
+  if heartbeat.within(LEAVE_SECONDS + 1, lambda: store().wait_at_barrier("flagship/leave", 1000 * LEAVE_SECONDS)):
+    if _pulse is not None:
+      _pulse.close()
+    if heartbeat.within(LEAVE_SECONDS + 1, jax.distributed.shutdown):
+      return code
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(OSError, ValueError):
+      stream.flush()
+  os._exit(code)
 
 
 def _jax() -> Any:

@@ -102,7 +102,7 @@ def test_who_does_not_listen_is_killed_after_the_grace_with_all_that_it_started(
     'trap "" TERM; sleep 60 & echo $! > child; wait'
   )
   code, _, err = ran(capfd, "--processes=2", "--grace=0.3", "--", "bash", "-c", shell)
-  assert code == 128 + signal.SIGKILL
+  assert code == 77
   assert err == ["launch: process 1 was ended by SIGKILL; all have ended"]
   assert gone([int((in_directory / "child").read_text())])
 
@@ -185,6 +185,26 @@ def test_a_death_counts_before_what_it_causes():
   group._running = {0: Ended(77), 1: Ended(1)}  # seen in one look
   group._reap()
   assert group._ending == Ending(1, 1)
+
+
+def test_a_process_that_sigkill_ends_is_a_lost_host(capfd, in_directory, monkeypatch):
+  """The run goes on. Mutation: without `_lost_a_host` the code is 137 and nothing is started again."""
+  monkeypatch.setattr(local, "LONGEST_PAUSE", 0.01)
+  shell = '[ -e lost ] && exit 0; if [ "$JAX_PROCESS_ID" = 1 ]; then touch lost; kill -KILL $$; fi; exec sleep 60'
+  code, _, err = ran(capfd, "--processes=2", "--restart", "--", "bash", "-c", shell)
+  assert code == 0
+  assert err == [
+    "launch: process 1 was ended by SIGKILL; all have ended",
+    "launch: starting again in 0 s (1 of 10)",
+  ]
+
+
+@pytest.mark.parametrize(("count", "number", "code"), [(1, "KILL", 137), (2, "SEGV", 139), (2, "ABRT", 134)])
+def test_a_crash_or_the_end_of_all_there_is_is_none(capfd, in_directory, count, number, code):
+  words = [f"--processes={count}", "--restart", "--", "bash", "-c", f"ulimit -c 0; kill -{number} $$"]
+  found, _, err = ran(capfd, *words)
+  assert found == code
+  assert len(err) == 1
 
 
 def test_gpus_are_divided():

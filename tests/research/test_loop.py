@@ -227,3 +227,18 @@ def test_the_end_is_always_evaluated_and_saved(tmp_path):
   plan = loop.Plan(total_steps=5, eval_every=100, checkpoint_every=100)
   state, told, saved = fit(Job(), tmp_path, plan)
   assert (int(state.step), sorted(told.scores), saved) == (5, [5], [5])
+
+
+def test_a_watch_hears_what_is_done_when_it_begins(tmp_path):
+  """Mutation: a phase that `fit` does not tell leaves processes that hang in it without a name for it."""
+  heard = []
+
+  class Watch:
+    def enter(self, step, phase):
+      heard.append((step, phase))
+
+  fit(Job(), tmp_path, dataclasses.replace(PLAN, total_steps=4, eval_every=2, checkpoint_every=4), watch=Watch())
+  calls = {step: [(step, "data"), (step, "step")] for step in range(4)}
+  calls[0][1] = (0, "compile")
+  saving = [(4, "saving")]
+  assert heard == [(0, "compile"), *calls[0], *calls[1], (2, "evaluation"), *calls[2], *calls[3], (4, "evaluation"), *saving, *saving]
