@@ -37,7 +37,7 @@ from research.kernels.norm import norm
 from research.kernels.sums import add_last
 from research.kernels.upfirdn2d import upfirdn2d
 from research.parallel import collectives
-from research.parallel.activations import spread
+from research.parallel.activations import Kept, spread, with_whole
 
 DType = Any  # a jax dtype or its name, "float32" or "bfloat16"
 Initializer = Callable[..., jax.Array]
@@ -79,7 +79,11 @@ def dense(
 ) -> nn.Module:
   """A dense layer whose kernel (in, out) has the logical `axes` and whose bias has the second of them."""
   kernel_init = nn.with_logical_partitioning(kernel_init, axes)
-  options = {"dtype": dtype, "param_dtype": jnp.float32, "kernel_init": kernel_init, "dot_general": dot_general}
+
+  def product(x: jax.Array, kernel_DF: jax.Array, *arguments: Any, **more: Any) -> jax.Array:
+    return with_whole(lambda x, kernel_DF: dot_general(x, kernel_DF, *arguments, **more), x, kernel_DF, *axes)
+
+  options = {"dtype": dtype, "param_dtype": jnp.float32, "kernel_init": kernel_init, "dot_general": product}
   return _with_bias(functools.partial(nn.Dense, features, **options), axes[1], use_bias, dtype, name)
 
 
@@ -135,7 +139,7 @@ def _on_each_device(convolution: Callable[..., jax.Array]) -> Callable[..., jax.
     whole = (None, None, None)
     return spread(
       lambda cut, x_BHWC, kernel_HWCO: convolution(x_BHWC, kernel_HWCO, *arguments, **options),
-      (("batch", *whole), (*whole, outputs)),
+      (("batch", *whole), Kept((*whole, outputs))),
       ("batch", None, None, outputs),
     )(x_BHWC, kernel_HWCO)
 

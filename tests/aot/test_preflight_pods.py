@@ -9,7 +9,8 @@ from experiments import automatic, command, preflight
 from experiments.job import make_job
 from research.errors import UserError
 from research.kernels import choice
-from research.parallel import topology
+from research.parallel import gathering, topology
+from research.parallel.mesh import make_mesh
 
 pytestmark = pytest.mark.aot
 GPT = importlib.import_module("experiments.gpt.__main__").EXPERIMENT
@@ -41,6 +42,16 @@ def test_an_fsdp_step_on_sixteen_chips(pod):
   assert found["run"]["kernels"]["attention"] == found["run"]["kernels"]["attention.gradients"] == "pallas_tpu"
   # At least the parameters come here in bfloat16, once forward and once backward, and their gradients go.
   assert sum(each["sent"] for each in found["collectives"]) > 1.4 * whole
+
+
+def test_on_many_chips_fsdp_gathers_and_scatters_and_sums_no_whole_gradients():
+  many = topology.target("v5e:8x8")
+  found = facts_of(many, "--parallel.strategy=fsdp", "--data.batch_size=64", "--model.width=512")
+  assert gathering.directions(make_mesh("data:64", devices=many.devices)) == (8, 8)
+  # Parameters in bfloat16, forward and once more backward, and their gradients in bfloat16.
+  ideal = 3 * 2 * 63 / 64 * sum(row["count"] for row in found["parameters"])
+  looked_up = 2 * 2 * 256 * 512 * 2 + 64 * 256 * 4 * 2  # of the embedding and its gradient, and the tokens for it
+  assert sum(each["sent"] for each in found["collectives"]) < 1.1 * (ideal + looked_up)
 
 
 def test_rings_pipelines_and_experts_send_what_they_are_for(pod):
