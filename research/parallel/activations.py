@@ -116,9 +116,15 @@ def with_whole(
     return function(x, parameter)
   alone = layout.mesh.size == layout.mesh.shape[STORED_OVER]  # else XLA divides the product, and can divide no kernel
 
+  others = [axis if axis != STORED_OVER else None for axis in partition(axes, layout.rules, layout.mesh)]
+
   def part(x: jax.Array, parameter: jax.Array) -> jax.Array:
-    with laid_out(None if alone else layout):
-      return function(x, gathering.whole(parameter, place, layout.mesh))
+    if alone:
+      with laid_out(None):
+        return function(x, gathering.whole(parameter, place, layout.mesh))
+    parameter = jax.lax.with_sharding_constraint(parameter, PartitionSpec(*others))
+    parameter = gathering.whole(parameter, place, layout.mesh)
+    return function(x, jax.lax.with_sharding_constraint(parameter, PartitionSpec(*others)))
 
   rows, kept = PartitionSpec(STORED_OVER), PartitionSpec(*[None] * place, STORED_OVER)
   mapped = jax.shard_map(
