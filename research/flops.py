@@ -18,8 +18,8 @@ from research.kernels import choice
 def model_flops(function: Callable, *args: Any, **kwargs: Any) -> float:
   """FLOPs of `function(*args, **kwargs)`; the arguments may be `jax.ShapeDtypeStruct`s. Nothing is computed.
 
-  A scan counts as many times as it runs, a shard_map for each device, a conditional its dearest branch, a choice by
-  platform its default (a kernel's own form may do more than the mathematics asks for), a while loop one turn (only
+  A scan counts as many times as it runs, a shard_map for each device of its axes, a conditional its dearest branch, a
+  choice by platform its default (a kernel may do more than the mathematics asks for), a while loop one turn (only
   running it would tell how many).
   """
   whole = {"attention": "xla"} if "attention" in choice.OPS else {}  # whose products are all there, in no loop
@@ -65,7 +65,8 @@ def _equation_flops(equation: core.JaxprEqn, platform_choices: set[int]) -> floa
   if name == "cond":
     by_platform = id(equation.invars[0]) in platform_choices
     return inner[-1] if by_platform else max(inner)
-  times = {"scan": lambda: params["length"], "shard_map": lambda: params["mesh"].size}.get(name, lambda: 1)
+  parts = lambda: math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])  # noqa: E731
+  times = {"scan": lambda: params["length"], "shard_map": parts}.get(name, lambda: 1)
   return float(times()) * sum(inner)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from research.kernels.linear_cross_entropy import linear_cross_entropy
-from research.parallel.activations import Cut, spread
+from research.parallel.activations import Cut, Kept, spread
 
 
 def mean_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
@@ -112,7 +112,7 @@ def token_scores(
     total = jax.lax.psum(found.total, over) if over else found.total
     return total, *(each.reshape(targets_BL.shape) for each in (found.loss_N, found.guess_N))
 
-  tokens, whole = ("batch", "stream_length"), (None, None)
-  ins = ((*tokens, None), whole, None if bias_V is None else (None,), tokens, tokens)
+  tokens, head = ("batch", "stream_length"), Kept(("embed", "vocab"))
+  ins = ((*tokens, None), head, None if bias_V is None else (None,), tokens, tokens)
   total, *scores = spread(score, ins, ((), tokens, tokens))(x_BLD, kernel_DV, bias_V, targets_BL, weights_BL)
   return total, TokenScores(*scores)

@@ -6,6 +6,7 @@ that find none skip the layer (the residual carries them on) and are counted. A 
 token.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from research.models import layers
 from research.models.transformer_config import Config, initializers
 from research.parallel import collectives
-from research.parallel.activations import constrain
+from research.parallel.activations import constrain, with_whole
 
 
 class Experts(nn.Module):
@@ -73,19 +74,18 @@ class Experts(nn.Module):
     config = self.config
     _, experts, _, width = x_BECD.shape
 
-    def kernel(name: str, init, shape: tuple[int, int], axes: tuple[str, str]) -> jax.Array:
+    def dense(name: str, x_BECD: jax.Array, init, shape: tuple[int, int], axes: tuple[str, str]) -> jax.Array:
       each = lambda key: jax.vmap(lambda key: init(key, shape, jnp.float32))(jax.random.split(key, experts))  # noqa: E731
-      return self.param(f"{name}_kernel", nn.with_logical_partitioning(each, ("experts", *axes))).astype(config.dtype)
+      kernel_EDF = self.param(f"{name}_kernel", nn.with_logical_partitioning(each, ("experts", *axes)))
+      product = functools.partial(jnp.einsum, "becd,edf->becf")
+      return with_whole(product, x_BECD, kernel_EDF.astype(config.dtype), "experts", *axes)
 
-    up_EDF = kernel("up", kernel_init, (width, config.f), ("embed", "mlp"))
-    hidden_BECF = jnp.einsum("becd,edf->becf", x_BECD, up_EDF)
+    hidden_BECF = dense("up", x_BECD, kernel_init, (width, config.f), ("embed", "mlp"))
     if config.mlp == "swiglu":
-      gate_EDF = kernel("gate", kernel_init, (width, config.f), ("embed", "mlp"))
-      hidden_BECF = nn.silu(jnp.einsum("becd,edf->becf", x_BECD, gate_EDF)) * hidden_BECF
+      hidden_BECF = nn.silu(dense("gate", x_BECD, kernel_init, (width, config.f), ("embed", "mlp"))) * hidden_BECF
     else:
       hidden_BECF = layers.activation(config.mlp)(hidden_BECF)
-    down_EFD = kernel("down", last_init, (config.f, width), ("mlp", "embed"))
-    return jnp.einsum("becf,efd->becd", hidden_BECF, down_EFD)
+    return dense("down", hidden_BECF, last_init, (config.f, width), ("mlp", "embed"))
 
 
 def capacity(tokens: int, config: Config) -> int:

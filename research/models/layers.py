@@ -37,7 +37,7 @@ from research.kernels.norm import norm
 from research.kernels.sums import add_last
 from research.kernels.upfirdn2d import upfirdn2d
 from research.parallel import collectives
-from research.parallel.activations import spread
+from research.parallel.activations import Kept, spread, with_whole
 
 DType = Any  # a jax dtype or its name, "float32" or "bfloat16"
 Initializer = Callable[..., jax.Array]
@@ -79,7 +79,11 @@ def dense(
 ) -> nn.Module:
   """A dense layer whose kernel (in, out) has the logical `axes` and whose bias has the second of them."""
   kernel_init = nn.with_logical_partitioning(kernel_init, axes)
-  options = {"dtype": dtype, "param_dtype": jnp.float32, "kernel_init": kernel_init, "dot_general": dot_general}
+
+  def product(x: jax.Array, kernel_DF: jax.Array, *arguments: Any, **more: Any) -> jax.Array:
+    return with_whole(lambda x, kernel_DF: dot_general(x, kernel_DF, *arguments, **more), x, kernel_DF, *axes)
+
+  options = {"dtype": dtype, "param_dtype": jnp.float32, "kernel_init": kernel_init, "dot_general": product}
   return _with_bias(functools.partial(nn.Dense, features, **options), axes[1], use_bias, dtype, name)
 
 
@@ -124,18 +128,18 @@ def conv(
   return _conv(features, kernel, strides, padding, 1, axes, use_bias, dtype, kernel_init, name)
 
 
-def _on_each_device(convolution: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+def _on_each_device(convolution: Callable[..., jax.Array], output_axis: str) -> Callable[..., jax.Array]:
   """(x_BHWC, kernel_HWCO, …) → the same, written out for the batch and the output channels that a device has.
 
   Of gradients of convolutions that are cut along both XLA makes other numbers (jaxlib 0.10.2 and 0.12.0).
   """
 
   def run(x_BHWC: jax.Array, kernel_HWCO: jax.Array, *arguments: Any, **options: Any) -> jax.Array:
-    outputs = "conv_out" if options.get("feature_group_count", 1) == 1 else None
+    outputs = output_axis if options.get("feature_group_count", 1) == 1 else None
     whole = (None, None, None)
     return spread(
       lambda cut, x_BHWC, kernel_HWCO: convolution(x_BHWC, kernel_HWCO, *arguments, **options),
-      (("batch", *whole), (*whole, outputs)),
+      (("batch", *whole), Kept((*whole, outputs))),
       ("batch", None, None, outputs),
     )(x_BHWC, kernel_HWCO)
 
@@ -152,7 +156,7 @@ def _conv(features, kernel, strides, padding, groups, axes, use_bias, dtype, ker
     feature_group_count=groups,
     dtype=dtype,
     param_dtype=jnp.float32,
-    conv_general_dilated=_on_each_device(convolve),
+    conv_general_dilated=_on_each_device(convolve, axes[1]),
     kernel_init=nn.with_logical_partitioning(kernel_init, (None, None, *axes)),
   )
   return _with_bias(make, axes[1], use_bias, dtype, name)
@@ -193,7 +197,7 @@ class ConvTranspose(nn.Module):
     kernel_init = nn.with_logical_partitioning(self.kernel_init, (None, None, "conv_in", self.output_axis))
     shape = (self.kernel, self.kernel, x_BHWC.shape[-1], self.features)
     kernel_HWCO = self.param("kernel", kernel_init, shape, jnp.float32).astype(self.dtype)
-    convolution, x_BHWC = _on_each_device(transposed_convolution), x_BHWC.astype(self.dtype)
+    convolution, x_BHWC = _on_each_device(transposed_convolution, self.output_axis), x_BHWC.astype(self.dtype)
     y_BHWO = convolution(x_BHWC, kernel_HWCO, (self.strides, self.strides), "SAME")
     if self.use_bias:
       bias_init = nn.with_logical_partitioning(nn.initializers.zeros, (self.output_axis,))

@@ -17,7 +17,7 @@ from research.models import layers
 from research.models.attention import Attention, Cache, allowed
 from research.models.experts import Experts
 from research.models.transformer_config import Config, initializers
-from research.parallel import collectives, pipeline
+from research.parallel import collectives, gathering, pipeline
 from research.parallel.activations import constrain, current
 
 STREAM, HIDDEN = ("batch", "stream_length", None), ("batch", "length", "mlp")  # of what blocks add to, and of MLPs
@@ -132,10 +132,12 @@ class Transformer(nn.Module):
     mask_BLS = None
     if not in_order or (train and config.dropout):  # which the kernel knows nothing of
       mask_BLS = allowed(config, positions_BL, segments_BL, None if cache is None else cache["key"].shape[2])
-    block = Block
-    if config.remat != "none":
+    block, policy = Block, REMAT[config.remat]
+    if config.remat == "none" and (layout := current()) is not None and layout.gathers:
+      policy = gathering.all_but_gathered
+    if policy is not None:
       # Inside a scan nothing needs protection from being merged with its recomputation.
-      block = nn.remat(Block, policy=REMAT[config.remat], prevent_cse=False, static_argnums=(7,))
+      block = nn.remat(Block, policy=policy, prevent_cse=False, static_argnums=(7,))
     stack = nn.scan(
       block,
       variable_axes={"params": 0},

@@ -12,9 +12,24 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from research.errors import UserError
 from research.kernels import choice
-from research.parallel.tables import STRATEGIES, Axes, Layout, partition, parts_of, several, what_would
+from research.parallel import gathering
+from research.parallel.tables import (
+  STORED_OVER,
+  STRATEGIES,
+  Axes,
+  Layout,
+  partition,
+  parts_of,
+  several,
+  what_would,
+)
 
 Cut = Mapping[str, tuple[str, ...]]  # the models' axis → axes of the mesh that divide it
+
+
+class Kept(tuple[str | None, ...]):
+  """Names of a parameter's axes, for `spread`: it comes as it is kept, and what only keeps it in parts ends there."""
+
 
 _layout: contextvars.ContextVar[tuple[Layout, set[str]] | None] = contextvars.ContextVar("layout", default=None)
 
@@ -63,7 +78,7 @@ def spread(function: Callable[..., Any], ins: Sequence[Axes | None], outs: Any) 
 
   Args:
     function: (cut, *parts) → parts; `cut`, a `Cut`, says what has been divided.
-    ins: names of each array's axes; None for an argument that is None.
+    ins: names of each array's axes; `Kept` ones of a parameter; None for an argument that is None.
     outs: the same for the results, a tree of tuples of names.
 
   Returns: (*arrays) → results. Where nothing is laid out `function` sees the arrays whole, and nothing is cut.
@@ -75,10 +90,13 @@ def spread(function: Callable[..., Any], ins: Sequence[Axes | None], outs: Any) 
   def run(*arrays: Any) -> Any:
     named = [(axes, x.shape) for axes, x in zip(ins, arrays, strict=True) if axes is not None]
     cut = _cut(named, layout)
-    specs = tuple(PartitionSpec(*map(cut.get, axes)) for axes, _ in named)
+    places = [_kept_at(axes, cut, layout) for axes, _ in named]
+    specs = tuple(_spec(axes, cut, place) for (axes, _), place in zip(named, places, strict=True))
 
     def part(*parts: Any) -> Any:
-      given = iter(parts)
+      given = (
+        x if place is None else gathering.whole(x, place, layout.mesh) for x, place in zip(parts, places, strict=True)
+      )
       with laid_out(None):
         return function(cut, *(None if axes is None else next(given) for axes in ins))
 
@@ -87,6 +105,51 @@ def spread(function: Callable[..., Any], ins: Sequence[Axes | None], outs: Any) 
     return mapped(*(x for axes, x in zip(ins, arrays, strict=True) if axes is not None))
 
   return run
+
+
+def with_whole(
+  function: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, parameter: jax.Array, *axes: str | None
+) -> jax.Array:
+  """function(x, parameter), a layer's product. A parameter that is only kept in parts is gathered for it, and each
+  device computes its rows; the mesh's other axes are left to XLA.
+
+  Args:
+    function: it treats the rows of x, its first axis and the result's, alike and each for itself.
+    x: (B, …), the batch first.
+    parameter: already of the dtype that the layer computes in, which is what is sent.
+    axes: names of its axes, as its initialiser has them.
+  """
+  layout = current()
+  place = None if layout is None else layout.kept_at(axes)
+  if place is None or x.shape[0] % layout.mesh.shape[STORED_OVER]:
+    return function(x, parameter)
+  alone = layout.mesh.size == layout.mesh.shape[STORED_OVER]  # else XLA divides the product, and can divide no kernel
+
+  others = [axis if axis != STORED_OVER else None for axis in partition(axes, layout.rules, layout.mesh)]
+
+  def part(x: jax.Array, parameter: jax.Array) -> jax.Array:
+    if alone:
+      with laid_out(None):
+        return function(x, gathering.whole(parameter, place, layout.mesh))
+    parameter = jax.lax.with_sharding_constraint(parameter, PartitionSpec(*others))
+    parameter = gathering.whole(parameter, place, layout.mesh)
+    return function(x, jax.lax.with_sharding_constraint(parameter, PartitionSpec(*others)))
+
+  rows, kept = PartitionSpec(STORED_OVER), PartitionSpec(*[None] * place, STORED_OVER)
+  mapped = jax.shard_map(
+    part, mesh=layout.mesh, in_specs=(rows, kept), out_specs=rows, axis_names={STORED_OVER}, check_vma=False
+  )
+  return mapped(x, parameter)
+
+
+def _kept_at(axes: Axes, cut: Cut, layout: Layout) -> int | None:
+  """Which axis of an argument has to be gathered."""
+  place = layout.kept_at(axes) if isinstance(axes, Kept) else None
+  return None if place is None or cut.get(axes[place]) else place
+
+
+def _spec(axes: Axes, cut: Cut, place: int | None) -> PartitionSpec:
+  return PartitionSpec(*(STORED_OVER if at == place else cut.get(name) for at, name in enumerate(axes)))
 
 
 def _cut(named: Sequence[tuple[Axes, Sequence[int]]], layout: Layout) -> Cut:

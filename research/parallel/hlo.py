@@ -1,14 +1,16 @@
 """What a compiled program sends between devices, read from its text: collectives by kind, with loops counted out.
 
 XLA for CPUs and GPUs writes how often a loop runs where it knows (`known_trip_count`); of TPU programs it is read from
-the loop's condition. Of a loop whose end is computed one turn is counted.
+the loop's condition. Of a loop whose end is computed one turn is counted. A TPU's transfers that go on beside products
+stand in the text once for each product; they are counted where they start. Its reduce-scatters are fusions of a sum
+over all and a slice.
 """
 
 import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 BYTES = {
   "pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8,
@@ -28,6 +30,9 @@ _TRIPS = re.compile(r'"?known_trip_count"?:?\s*\{"?n"?:\s*"?(\d+)"?')
 _GROUPS = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]")
 _MESH = re.compile(r"replica_groups=@?mesh\[([^\]]*)\] ?\{([^}]*)\}")
+_SCATTERS = "all-reduce-scatter"  # a TPU's fusion
+_GOES_ON = re.compile(r'^(?=async_collective_fusion)|custom_call_target="AsyncCollectiveDone"')
+_STARTS = re.compile(r'custom_call_target="AsyncCollectiveStart"')
 _AXIS = re.compile(r"'([^']+)'(?:=(\d+)|:\((\d+)\)(\d+))?")  # an axis with its size, or a part of one
 
 
@@ -83,14 +88,19 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 def _walk(computations: dict[str, list[str]], name: str, times: int) -> Iterator[tuple[str, int, float, int]]:
   """(kind, devices of a group, bytes, how often) of each collective that a computation comes to."""
-  for line in computations.get(name, ()):
+  lines = computations.get(name, ())
+  goes_on = _goes_on(name, lines)
+  for line in lines:
     instruction = _INSTRUCTION.match(line)
     if instruction is None:
       continue
     result, operation, rest = instruction.groups()
     kind = operation.removesuffix("-start")
     if kind in KINDS:
-      yield kind, _group(rest), _payload(kind, operation, result, rest), times
+      if not goes_on:
+        size = _payload(kind, operation, result, rest)
+        kind = "reduce-scatter" if name.startswith(_SCATTERS) else kind
+        yield kind, _group(rest), size, times
       continue  # what it applies are additions of two numbers
     more = 1
     if operation == "while":
@@ -100,6 +110,12 @@ def _walk(computations: dict[str, list[str]], name: str, times: int) -> Iterator
       called += [branch.strip().lstrip("%") for branch in branches[1].split(",")][:1]
     for each in called:
       yield from _walk(computations, each, times * more)
+
+
+def _goes_on(name: str, lines: Sequence[str]) -> bool:
+  """Whether a computation carries on with, or ends, a transfer that another one has started."""
+  text = "\n".join((name, *lines))
+  return _GOES_ON.search(text) is not None and _STARTS.search(text) is None
 
 
 def _trips(computations: dict[str, list[str]], rest: str) -> int:

@@ -75,6 +75,7 @@ STRATEGIES = {
     (("batch", ("data", "expert")), ("expert_batch", "data"), ("experts", "expert")), "experts",
   ),
 }  # fmt: skip
+STORED_OVER = "data"  # of the mesh: a batch is cut over it, so parameters may be kept in parts there, but not used
 COMPILE = ("jit", "shard_map", "pmap")
 
 
@@ -109,6 +110,21 @@ class Layout:
     return STRATEGIES[self.strategy].rules
 
   @property
+  def parameter_rules(self) -> tuple[Rule, ...]:
+    """Those that are not of the batch."""
+    return tuple((name, axes) for name, axes in self.rules if name not in ("batch", "expert_batch"))
+
+  @property
+  def gathers(self) -> bool:
+    """Whether parameters are in parts where they are kept, and not where they are used."""
+    return self.mesh.shape.get(STORED_OVER, 1) > 1 and any(axis == STORED_OVER for _, axis in self.parameter_rules)
+
+  def kept_at(self, axes: Axes) -> int | None:
+    """Which axis of a parameter is cut where it is kept and not where it is used; None where there is none."""
+    spec = partition(axes, self.rules, self.mesh) if self.gathers else ()
+    return next((place for place, axis in enumerate(spec) if axis == STORED_OVER), None)
+
+  @property
   def batch_axes(self) -> tuple[str, ...]:
     """Those of the mesh that a batch is cut over."""
     return tuple(axis for axis in several(dict(self.rules)["batch"]) if axis in self.mesh.shape)
@@ -121,9 +137,7 @@ class Layout:
   @property
   def whole(self) -> bool:
     """Whether each device has all parameters."""
-    return all(
-      name in ("batch", "expert_batch") for name, axes in self.rules if set(several(axes)) & self.mesh.shape.keys()
-    )
+    return not any(set(several(axes)) & self.mesh.shape.keys() for _, axes in self.parameter_rules)
 
   @property
   def replicated(self) -> NamedSharding:

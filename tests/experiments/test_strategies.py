@@ -7,10 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import command
+from experiments import command, preflight
 from experiments.job import make_job
 from research.checkpoint import Checkpoints
 from research.errors import UserError
+from research.parallel import hlo
 from research.parallel.tables import COMPILE, STRATEGIES
 
 MESHES = {
@@ -135,6 +136,19 @@ def test_it_is_for_every_kind_of_attention_too(flags):
   expected, expected_state = trained("gpt", [*model, "--parallel.mesh=data:1"], updates=2)
   assert abs(told[-1]["loss"] - expected[-1]["loss"]) < 1e-4
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5), state, expected_state)
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_fsdp_sends_parameters_twice_and_their_gradients_once(remat):
+  flags = ["--parallel.strategy=fsdp", "--parallel.mesh=data:8", "--model.width=64", "--model.layers=4"]
+  job = job_of("gpt", [*flags, f"--model.remat={remat}"])
+  traced = preflight.trace(job)
+  sent = sum(each.sent for each in hlo.collectives(traced.lower().compile().as_text()))
+  # Forward, once more backward, and gradients; seven eighths, which the others have. Of what an embedding looks up the
+  # parts are sent instead, and a table that is the head too is gathered once.
+  ideal = 3 * 7 / 8 * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(job.abstract_state.params))
+  assert 0.85 * ideal < sent < 1.1 * ideal
+  assert str(traced.jaxpr).count("all_gather[") == 2 * 6 + 1  # a block's kernels, each way, and the head
 
 
 def test_a_checkpoint_of_any_mesh_is_read_on_any_other(tmp_path):

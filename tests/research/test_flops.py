@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
+from jax.sharding import PartitionSpec as P
 
 from research import flops
 from research.kernels.conv_transpose import conv_transpose
 from research.models.cnn import CNN
 from research.models.mlp import MLP
 from research.models.resnet import ResNet
+from research.parallel.mesh import make_mesh
 
 
 def forward_flops(model, shape, train=False):
@@ -78,3 +80,12 @@ def test_a_choice_by_platform_counts_what_the_mathematics_asks_for():
   x_BHWC, kernel_HWCO = jnp.zeros((2, 7, 7, 8)), jnp.zeros((4, 4, 8, 16))
   found = flops.model_flops(lambda x, kernel: conv_transpose(x, kernel, (2, 2)), x_BHWC, kernel_HWCO)
   assert found == 2 * 2 * 7 * 7 * 4 * 4 * 8 * 16
+
+
+def test_a_shard_map_over_some_axes_counts_for_their_devices_alone():
+  mesh = make_mesh("data:4,model:2")
+  mapped = jax.shard_map(
+    jnp.matmul, mesh=mesh, in_specs=(P("data"), P()), out_specs=P("data"), axis_names={"data"}, check_vma=False
+  )
+  x, kernel = jax.ShapeDtypeStruct((8, 16), jnp.float32), jax.ShapeDtypeStruct((16, 32), jnp.float32)
+  assert flops.model_flops(jax.jit(mapped), x, kernel) == 2 * 8 * 16 * 32

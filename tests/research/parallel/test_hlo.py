@@ -73,3 +73,38 @@ def test_what_xla_puts_in_is_found_and_a_ring_sends_it():
 def test_one_device_sends_nothing():
   program = jax.jit(functools.partial(jnp.einsum, "ab,ab->a"))
   assert hlo.collectives(program.lower(X, X).compile().as_text()) == []
+
+
+# As TPUs' compiler writes them, shortened: a gather that goes on beside two products in a loop, and a reduce-scatter.
+TPU = """
+%start (p: bf16[1,16]) -> (bf16[1,16], bf16[4,16]) {
+  %all-gather.1 = bf16[4,16] all-gather(%p), channel_id=3, replica_groups=[1,4], dimensions={0}
+  ROOT %custom-call.1 = (bf16[1,16], bf16[4,16]) custom-call(%all-gather.1), custom_call_target="AsyncCollectiveStart"
+}
+%async_collective_fusion.7 (p: bf16[1,16], q: bf16[4,16]) -> bf16[4,16] {
+  %all-gather.2 = bf16[4,16] all-gather(%p), channel_id=3, replica_groups=[1,4], dimensions={0}
+}
+%end (p: bf16[1,16], q: bf16[4,16]) -> bf16[4,16] {
+  %all-gather.3 = bf16[4,16] all-gather(%p), channel_id=3, replica_groups=[1,4], dimensions={0}
+  ROOT %custom-call.2 = bf16[4,16] custom-call(%all-gather.3), custom_call_target="AsyncCollectiveDone"
+}
+%all-reduce-scatter.5 (input: bf16[8,16]) -> bf16[2,16] {
+  %all-reduce.9 = bf16[8,16] all-reduce(%input), channel_id=4, replica_groups=[1,4], to_apply=%add
+  ROOT %dynamic-slice.1 = bf16[2,16] dynamic-slice(%all-reduce.9, %i, %zero), dynamic_slice_sizes={2,16}
+}
+%body (p: (s32[])) -> (s32[]) {
+  %fusion.1 = bf16[4,16] fusion(%a, %b), kind=kOutput, calls=%async_collective_fusion.7
+  %fusion.2 = bf16[4,16] fusion(%a, %b), kind=kOutput, calls=%async_collective_fusion.7
+}
+ENTRY %main (p: bf16[1,16]) -> bf16[2,16] {
+  %fusion.3 = (bf16[1,16], bf16[4,16]) fusion(%p), kind=kCustom, calls=%start
+  %while.1 = (s32[]) while(%t), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"12"}}
+  %fusion.4 = bf16[4,16] fusion(%a, %b), kind=kCustom, calls=%end
+  ROOT %fusion.5 = bf16[2,16] fusion(%x), kind=kCustom, calls=%all-reduce-scatter.5
+}
+"""
+
+
+def test_what_goes_on_beside_products_is_counted_once_and_a_sum_that_is_sliced_is_a_reduce_scatter():
+  assert found(TPU) == {("all-gather", 4): (1, 4 * 16 * 2), ("reduce-scatter", 4): (1, 8 * 16 * 2)}
+  assert sum(each.sent for each in hlo.collectives(TPU)) == 3 / 4 * (4 * 16 * 2 + 8 * 16 * 2)
