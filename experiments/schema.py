@@ -55,6 +55,17 @@ class Run:
   steps_per_call: int = flag(1, "updates in one compiled call, where the data live on the device", low=1)
   best_metric: str = flag("", "metric whose best checkpoint is restored at the end, such as validation/accuracy")
   patience: int = flag(0, "evaluations without a better --run.best_metric before stopping; 0: never", low=0)
+  bad_steps: int = flag(
+    5, "updates in a row whose loss or gradient is not finite (they change nothing) after which training goes back to"
+    " its last checkpoint, once, and then ends with 76; 0: it ends at the first", low=0, high=MOST, curve=False
+  )  # fmt: skip
+  skip_spikes: float = flag(
+    0.0, "skip an update whose gradient's norm is over this times its running mean; 0: none", low=0.0
+  )
+  check_replay_every: int = flag(
+    0, "updates between two that are made twice and have to agree in every bit, against a machine that lies; 0: none",
+    low=0, high=MOST, curve=False
+  )  # fmt: skip
   compilation_cache: bool = flag(True, "keep compiled programs for the next start", curve=False)
   profile_steps: str = flag(
     "", "FIRST:LAST, trace the updates from step FIRST to step LAST for XProf and the log; empty: none", curve=False
@@ -210,6 +221,10 @@ class Experiment:
       raise UserError(
         f"flags: --data.batch_size={data.batch_size} does not divide into --optim.micro_batches={optim.micro_batches}"
         f" parts; {math.ceil(data.batch_size / optim.micro_batches) * optim.micro_batches} would"
+      )
+    if 0 < run.skip_spikes <= 1:
+      raise UserError(
+        f"flags: --run.skip_spikes={run.skip_spikes:g} would skip ordinary updates; 5 skips norms over 5 times the mean"
       )
     if run.patience and not run.best_metric:
       raise UserError("flags: --run.patience needs --run.best_metric, such as validation/accuracy")

@@ -160,9 +160,10 @@ def _train(
           plan, state, call, job.data.train, lambda state: job.scores(state, watched),
           checkpoints=checkpoints, report=report, scores=scores, stop=stopping, update=update, profile=profile,
           sample=None if job.task.sample is None else lambda state: job.task.sample(state, sample_key, shown),
+          find_cause=job.find_cause,
         )  # fmt: skip
     except loop.BadNumbers as error:
-      report.note(f"{error}: stopped; try a smaller --optim.learning_rate, or --optim.clip_norm=1")
+      report.note(str(error))
       by_first(lambda: _rebuild(workdir, report))
       return BAD_NUMBERS
     if stopping():

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 
 import jax
 
-from research import selection, throughput
+from research import guard, replay, selection, throughput
 from research.checkpoint import Checkpoints
 from research.data.feeds import Feed
+from research.recovery import SMALLER_STEPS, BadNumbers, Cause, Recovery
 from research.steps import TrainingCall
 from research.task import State
 
@@ -26,6 +27,7 @@ class Reporter(Protocol):
   def evaluation(self, step: int, scalars: Mapping[str, float]) -> None: ...
   def progress(self, step: int) -> None: ...
   def sample(self, step: int, sample: Any) -> None: ...
+  def rewind(self, step: int) -> None: ...
   def note(self, text: str) -> None: ...
 
 
@@ -47,6 +49,8 @@ class Plan:
   steps_per_call: int = 1
   best_metric: str = ""
   patience: int = 0
+  bad_steps: int = 5  # in a row, after which training goes back once; 0: it ends at the first
+  check_replay_every: int = 0
   profile: tuple[int, int] | tuple[()] = ()  # (first, last): the updates that start from first … last − 1 are traced
 
   def call_end(self, step: int) -> int:
@@ -72,10 +76,6 @@ class Plan:
     return end // self.log_every > start // self.log_every or end == self.total_steps
 
 
-class BadNumbers(Exception):
-  """The loss stopped being a number; training on would only overwrite what was good."""
-
-
 def fit(
   plan: Plan,
   state: State,
@@ -90,6 +90,7 @@ def fit(
   stop: Callable[[], bool] = lambda: False,
   update: throughput.Update | None = None,
   profile: Profiler | None = None,
+  find_cause: Callable[[State], Cause] | None = None,
 ) -> State:
   """Trains from the state's step to the plan's end, or until patience runs out, or until `stop` says so.
 
@@ -106,12 +107,16 @@ def fit(
     stop: asked between calls; a true answer saves and returns.
     update: what speeds are computed from; without it they count examples alone.
     profile: told where updates begin and end that the plan has traced, when none is under way.
+    find_cause: the state before a bad update → why it is bad.
 
   Raises:
-    BadNumbers: a metric whose name ends in "loss", or the gradient, is NaN or infinite. No checkpoint is saved then.
+    BadNumbers: too many updates in a row were passed over (`research.guard`) and training has gone back already or
+      cannot; an evaluation's loss is not finite; a repeated update came out otherwise. Nothing is saved then.
   """
   start = step = int(jax.block_until_ready(state).step)
-  late = Late(report, update or throughput.Update(feed.plan.batch_size), step)
+  update = update or throughput.Update(feed.plan.batch_size)
+  late = Late(report, update, step, guard.Rules(plan.bad_steps).limit)
+  recovery = Recovery(state, checkpoints, report, scores, times=min(plan.bad_steps, 1), find_cause=find_cause)
   while step < plan.total_steps and not selection.exhausted(plan.best_metric, scores, plan.patience):
     pausing, stopping, is_best = False, False, False
     if profile is not None:
@@ -120,14 +125,21 @@ def fit(
       while not pausing:
         end = plan.call_end(step)
         with jax.profiler.StepTraceAnnotation("train", step_num=step):  # a trace's steps; nothing where none is made
-          state, metrics = call(state, feed.inputs(step), end - step)
+          if replay.due(plan.check_replay_every, step, end):
+            state, metrics = replay.checked(call, state, feed.inputs(step), end - step)
+          else:
+            state, metrics = call(state, feed.inputs(step), end - step)
         late.read_then_hold(end, metrics, log=plan.logs(step, end))
         step, stopping = end, stop()
-        pausing = plan.pauses(step) or stopping
+        pausing = plan.pauses(step) or stopping or late.frozen
 
-    late.settle()  # a checkpoint's lines of metrics are on disk before it is, and its numbers are good
+    late.settle()  # a checkpoint's lines of metrics are on disk before it is
     if profile is not None:
       profile.end(step)
+    if late.frozen or (spoilt := guard.not_finite(state)):
+      state, step = recovery.frozen(state, late.limit) if late.frozen else recovery.spoilt(state, spoilt)
+      late = Late(report, update, step, late.limit)
+      continue
     if plan.evaluates(step):
       found = evaluate(state)
       report.evaluation(step, found)
@@ -152,48 +164,56 @@ def refuse_bad_numbers(step: int, scalars: Mapping[str, float]) -> None:
   """Raises BadNumbers for the first that is NaN or infinite."""
   for name, value in scalars.items():
     if not math.isfinite(value):
-      raise BadNumbers(f"{name} is {value} at step {step}")
+      raise BadNumbers(
+        f"{name} is {value} at step {step}, of finite parameters: stopped; look at what it is measured on, or"
+        f" {SMALLER_STEPS}"
+      )
 
 
 class Late:
-  """Metrics of the newest call, read only once the next one is on its way; and the speed between readings."""
+  """Metrics of the newest call, read only once the next one is on its way; and the speed between readings.
 
-  def __init__(self, report: Reporter, update: throughput.Update, step: int):
-    self._report, self._update = report, update
-    self._held, self._newest, self._compiled = None, {}, False
+  `frozen` once `limit` updates in a row were bad: the state stays as it is from there on, and nothing more is told.
+  """
+
+  def __init__(self, report: Reporter, update: throughput.Update, step: int, limit: int):
+    self._report, self._update, self.limit, self.frozen = report, update, limit, False
+    self._held, self._compiled = None, False
     self._last_step = self._since_step = step
     self._since_time = time.monotonic()
 
   def read_then_hold(self, step: int, metrics: Mapping[str, jax.Array], *, log: bool) -> None:
     """Reads the call before, which waits until it is done: never more than two calls are under way."""
     self.read()
+    in_row = metrics[guard.IN_ROW]
+    in_row.copy_to_host_async()
     self._held = (step, metrics, log)
 
   def read(self) -> None:
     if self._held is None:
       return
     (step, metrics, log), self._held = self._held, None
-    self._last_step, self._newest = step, metrics
+    jax.block_until_ready(metrics)  # on all devices: to read them waits for one of several
+    self.frozen |= float(jax.device_get(metrics[guard.IN_ROW])) >= self.limit
+    if self.frozen:
+      return
+    self._last_step = step
     if not log:
-      jax.block_until_ready(metrics)
       self._report.progress(step)
       if not self._compiled:
         self.pause()
       return
-    scalars = {f"train/{name}": float(value) for name, value in jax.device_get(metrics).items()}
+    scalars = {f"train/{name}": float(value) for name, value in guard.told(jax.device_get(metrics)).items()}
     if self._compiled and step > self._since_step:
       seconds = time.monotonic() - self._since_time
       scalars |= self._update.speeds(step - self._since_step, seconds)
     scalars |= throughput.memory()
     self.pause()
     self._report.train(step, scalars)
-    refuse_bad_numbers(step, {name: value for name, value in scalars.items() if name.endswith("loss")})
 
   def settle(self) -> None:
-    """Reads what is held and makes sure that the newest numbers are numbers, logged or not; then no device works."""
+    """Reads what is held; then no device works."""
     self.read()
-    newest = jax.device_get(jax.block_until_ready(self._newest))  # to read them waits for one device of several
-    refuse_bad_numbers(self._last_step, {f"train/{name}": float(value) for name, value in newest.items()})
 
   def pause(self) -> None:
     """Compiling, evaluating and saving are no part of the training speed: count anew from the last step read."""

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from research import optim, steps
+from research import guard, optim, recovery, steps
 from research.data import feeds, transforms
 from research.data.source import ArraySource, Feature, Schema
 from research.models.mlp import MLP
@@ -53,22 +53,29 @@ def source(size: int = 80) -> ArraySource:
 class Job:
   """Task, feeds, calls and state of a small network with dropout, batch norm and an average of its parameters."""
 
-  def __init__(self, *, seed=0, steps_per_call=1, batch_size=16, mesh="data:2", feed="device", **task):
+  def __init__(
+    self, *, seed=0, steps_per_call=1, batch_size=16, mesh="data:2", feed="device", data=None, model=None,
+    rules=guard.Rules(), compile="jit", **task,
+  ):  # fmt: skip
     self.steps_per_call = steps_per_call
-    self.mesh, self.seed, self.source = make_mesh(mesh), seed, source()
-    model = MLP(outputs=2, widths=(8,), dropout=0.3, norm="batch")
+    self.mesh, self.seed, self.source = make_mesh(mesh), seed, data or source()
+    model = model or MLP(outputs=2, widths=(8,), dropout=0.3, norm="batch")
     self.task = supervised(model, optim.make_optimizer(Optim(), 100), loss="softmax", ema_decay=0.9, **task)
     plan = feeds.Shuffled(seed, batch_size, self.source.size)
     (self.feed,) = feeds.make_feeds(self.source, self.mesh, [plan], kind=feed, budget_bytes=0)
     in_order = feeds.InOrder(24, self.source.size)
     (self.eval_feed,) = feeds.make_feeds(self.source, self.mesh, [in_order], kind=feed, budget_bytes=0)
     self.augment = self.prepare = transforms.chain([])
-    self.layout = Layout(self.mesh)
+    self.layout = Layout(self.mesh, compile=compile)
     arguments = (self.task, self.feed, self.augment, seed, self.layout)
-    initialization = steps.Initialization(*arguments)
+    initialization = steps.Initialization(*arguments, rules)
     self.state, self.abstract = initialization.state(), initialization.abstract
-    self.call = steps.training_call(*arguments, steps_per_call, abstract=self.abstract, begin=False)
+    self.call = steps.training_call(*arguments, steps_per_call, abstract=self.abstract, begin=False, rules=rules)
+    self.facts = steps.facts_call(*arguments)
     self.evaluation = steps.evaluation_call(self.task, self.eval_feed, self.prepare, self.layout)
+
+  def find_cause(self, state):
+    return recovery.cause_of(self.facts(state, self.feed.inputs(int(state.step))), state)
 
   def evaluate(self, state):
     return {f"validation/{name}": value for name, value in self.task.summarize(self.evaluation(state)).items()}
@@ -78,7 +85,7 @@ class Told:
   """A report that remembers what it was told."""
 
   def __init__(self):
-    self.lines, self.scores, self.notes, self.reached = {}, {}, [], []
+    self.lines, self.scores, self.notes, self.reached, self.rewound = {}, {}, [], [], []
 
   def train(self, step, scalars):
     assert step not in self.lines
@@ -92,6 +99,12 @@ class Told:
 
   def sample(self, step, sample):
     self.lines.setdefault("samples", []).append((step, sample))
+
+  def rewind(self, step):
+    self.rewound.append(step)
+    for told in (self.lines, self.scores):
+      for later in [each for each in told if each > step]:
+        del told[later]
 
   def note(self, text):
     self.notes.append(text)
