@@ -28,6 +28,7 @@ from research.nearest import hint
 from research.parallel import processes
 from research.parallel.agreement import by_first, stop, together
 from research.profiling import Profile
+from research.recovery import BadNumbers
 from research.report import Report, measures, rebuild, record
 from research.signals import StopRequest
 from research.task import State
@@ -162,7 +163,7 @@ def _train(
           sample=None if job.task.sample is None else lambda state: job.task.sample(state, sample_key, shown),
           find_cause=job.find_cause,
         )  # fmt: skip
-    except loop.BadNumbers as error:
+    except BadNumbers as error:
       report.note(str(error))
       by_first(lambda: _rebuild(workdir, report))
       return BAD_NUMBERS

@@ -15,7 +15,7 @@ import jax
 from research import guard, replay, selection, throughput
 from research.checkpoint import Checkpoints
 from research.data.feeds import Feed
-from research.recovery import SMALLER_STEPS, BadNumbers, Cause, Recovery
+from research.recovery import Cause, Recovery
 from research.steps import TrainingCall
 from research.task import State
 
@@ -110,8 +110,9 @@ def fit(
     find_cause: the state before a bad update → why it is bad.
 
   Raises:
-    BadNumbers: too many updates in a row were passed over (`research.guard`) and training has gone back already or
-      cannot; an evaluation's loss is not finite; a repeated update came out otherwise. Nothing is saved then.
+    BadNumbers: too many updates in a row were passed over (`research.guard`), or the state or an evaluation's loss is
+      not finite, and training has gone back already or cannot; or a repeated update came out otherwise. Nothing is
+      saved then.
   """
   start = step = int(jax.block_until_ready(state).step)
   update = update or throughput.Update(feed.plan.batch_size)
@@ -136,20 +137,23 @@ def fit(
     late.settle()  # a checkpoint's lines of metrics are on disk before it is
     if profile is not None:
       profile.end(step)
-    if late.frozen or (spoilt := guard.not_finite(state)):
-      state, step = recovery.frozen(state, late.limit) if late.frozen else recovery.spoilt(state, spoilt)
+    wrong = "" if late.frozen else guard.not_finite(state)
+    if plan.evaluates(step) and not late.frozen and not wrong:
+      found = evaluate(state)
+      report.evaluation(step, found)
+      wrong = next((name for name, value in found.items() if name.endswith("loss") and not math.isfinite(value)), "")
+    if late.frozen or wrong:
+      state, step = recovery.frozen(state, late.limit) if late.frozen else recovery.back(step, wrong)
       late = Late(report, update, step, late.limit)
       continue
     if plan.evaluates(step):
-      found = evaluate(state)
-      report.evaluation(step, found)
-      refuse_bad_numbers(step, {name: value for name, value in found.items() if name.endswith("loss")})
       if sample is not None:
         report.sample(step, sample(state))
       if plan.best_metric:
         scores.append((step, found[plan.best_metric]))
         is_best = selection.best(plan.best_metric, scores) == scores[-1]
-    if plan.saves(step) or is_best or stopping:
+    due = plan.saves(step) and (not late.in_row or step == plan.total_steps)  # no place to go back to, amid bad updates
+    if due or is_best or stopping:
       checkpoints.save(step, state, scores[-1][1] if is_best else None)
     late.pause()
     if stopping:
@@ -160,24 +164,16 @@ def fit(
   return state
 
 
-def refuse_bad_numbers(step: int, scalars: Mapping[str, float]) -> None:
-  """Raises BadNumbers for the first that is NaN or infinite."""
-  for name, value in scalars.items():
-    if not math.isfinite(value):
-      raise BadNumbers(
-        f"{name} is {value} at step {step}, of finite parameters: stopped; look at what it is measured on, or"
-        f" {SMALLER_STEPS}"
-      )
-
-
 class Late:
   """Metrics of the newest call, read only once the next one is on its way; and the speed between readings.
 
-  `frozen` once `limit` updates in a row were bad: the state stays as it is from there on, and nothing more is told.
+  `in_row` is how many of the newest updates that were read were bad, one after the other; `frozen` is set where they
+  are `limit`: the state stays as it is from there on, and nothing more is told.
   """
 
   def __init__(self, report: Reporter, update: throughput.Update, step: int, limit: int):
-    self._report, self._update, self.limit, self.frozen = report, update, limit, False
+    self._report, self._update, self.limit = report, update, limit
+    self.in_row, self.frozen = 0, False
     self._held, self._compiled = None, False
     self._last_step = self._since_step = step
     self._since_time = time.monotonic()
@@ -194,7 +190,8 @@ class Late:
       return
     (step, metrics, log), self._held = self._held, None
     jax.block_until_ready(metrics)  # on all devices: to read them waits for one of several
-    self.frozen |= float(jax.device_get(metrics[guard.IN_ROW])) >= self.limit
+    self.in_row = int(jax.device_get(metrics[guard.IN_ROW]))
+    self.frozen |= self.in_row >= self.limit
     if self.frozen:
       return
     self._last_step = step

@@ -85,9 +85,8 @@ class Recovery:
       self._report.train(step, {f"train/{name}": value for name, value in told.items()})
     return self._back(where, f"{many}: {cause.text}", cause.advice)
 
-  def spoilt(self, state: State, name: str) -> tuple[State, int]:
-    """Where array `name` of `state` is not finite, though no update was bad: the same. Raises BadNumbers likewise."""
-    step = int(jax.device_get(state.step))
+  def back(self, step: int, name: str) -> tuple[State, int]:
+    """Where `name`, an array of the state or a metric, is not finite, though no update was bad; the same."""
     return self._back(self._where_to(), f"{name} is not finite at step {step}", SMALLER_STEPS)
 
   def _where_to(self) -> int | None:

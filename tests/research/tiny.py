@@ -5,7 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 
-from research import guard, optim, recovery, steps
+from research import guard, loop, optim, recovery, steps
+from research.checkpoint import Checkpoints
 from research.data import feeds, transforms
 from research.data.source import ArraySource, Feature, Schema
 from research.models.mlp import MLP
@@ -50,14 +51,29 @@ def source(size: int = 80) -> ArraySource:
   return ArraySource("plane", schema, {"features": features_ND, "label": label_N}, "0" * 64)
 
 
+BAD = 17  # an example
+
+
+def spoilt(value, index=BAD, size=80):
+  """The same with one number of one example as `value`."""
+  good = source(size)
+  features_ND = np.array(good.stored()["features"])
+  features_ND[index] = value
+  return ArraySource("plane", good.schema, {**good.stored(), "features": features_ND}, "1" * 64)
+
+
+def counters(state):
+  return {name: int(value) for name, value in jax.device_get(state).guard.items() if name != "mean"}
+
+
 class Job:
   """Task, feeds, calls and state of a small network with dropout, batch norm and an average of its parameters."""
 
   def __init__(
     self, *, seed=0, steps_per_call=1, batch_size=16, mesh="data:2", feed="device", data=None, model=None,
-    rules=guard.Rules(), compile="jit", **task,
+    rules=None, compile="jit", **task,
   ):  # fmt: skip
-    self.steps_per_call = steps_per_call
+    self.steps_per_call, rules = steps_per_call, rules or guard.Rules()
     self.mesh, self.seed, self.source = make_mesh(mesh), seed, data or source()
     model = model or MLP(outputs=2, widths=(8,), dropout=0.3, norm="batch")
     self.task = supervised(model, optim.make_optimizer(Optim(), 100), loss="softmax", ema_decay=0.9, **task)
@@ -108,3 +124,23 @@ class Told:
 
   def note(self, text):
     self.notes.append(text)
+
+
+def step_of(job, index):
+  """The update that meets an example first: it leads to the step after."""
+  return next(step for step in range(100) if index in job.feed.plan.rows(step)[0])
+
+
+def recovering(job, directory, plan, *, state=None, report=None, scores=None):
+  """→ (state, what was told, steps that are saved)."""
+  report = report or Told()
+  plan = dataclasses.replace(plan, steps_per_call=job.steps_per_call)
+  checkpoints = Checkpoints(directory, keep=10)
+  try:
+    state = loop.fit(
+      plan, state or job.state, job.call, job.feed, job.evaluate, checkpoints=checkpoints, report=report,
+      scores=[] if scores is None else scores, find_cause=job.find_cause,
+    )  # fmt: skip
+    return state, report, checkpoints.steps
+  finally:
+    checkpoints.close()
