@@ -149,8 +149,9 @@ def test_none_of_a_games_gradients_is_bad_unseen():
   batch = {"features": x_BD, "mask": np.ones(4, np.float32)}
   state = task.init(jax.random.key(0), batch)
   _, good = jax.jit(task.step)(state, batch, jax.random.key(1))
-  x_BD[0] = np.nan  # of the first part, which is examples 0 and 2
-  _, found = jax.jit(task.step)(state, batch, jax.random.key(1))
+  bad_BD = x_BD.copy()
+  bad_BD[0] = np.nan  # of the first part, which is examples 0 and 2
+  _, found = jax.jit(task.step)(state, {**batch, "features": bad_BD}, jax.random.key(1))
   assert np.isfinite(good["discriminator_gradient_norm"])
   assert np.isfinite(found["discriminator_loss"])
   assert np.isnan(found["discriminator_gradient_norm"])
