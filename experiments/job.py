@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jax.sharding import Mesh
 from experiments import inputs
 from experiments.command import Definition
 from experiments.schema import Experiment
-from research import loop, steps, throughput
+from research import guard, loop, steps, throughput
 from research.data.splits import Splits
 from research.errors import UserError
 from research.kernels import choice
@@ -22,6 +23,7 @@ from research.parallel.mesh import make_mesh
 from research.parallel.peak import peak_flops
 from research.parallel.tables import Layout
 from research.parallel.topology import Target
+from research.recovery import Cause, cause_of
 from research.task import Batch, State, Sums, Task
 
 MOST_STEPS = 2**31 - 1  # the state's step is an int32
@@ -51,17 +53,26 @@ class Job:
 
   @functools.cached_property
   def _initialization(self) -> steps.Initialization:
-    return steps.Initialization(self.task, self.data.train, self.data.augment, self.config.seed, self.layout)
+    return steps.Initialization(*self._training, self.rules)
+
+  @property
+  def _training(self) -> tuple[Any, ...]:
+    """What a call is compiled of."""
+    return self.task, self.data.train, self.data.augment, self.config.seed, self.layout
+
+  @property
+  def rules(self) -> guard.Rules:
+    """Which updates are passed over."""
+    return guard.Rules(self.config.run.bad_steps, self.config.run.skip_spikes)
+
+  def find_cause(self, state: State) -> Cause:
+    """Why the update that starts from `state` is bad."""
+    inputs = self.data.train.inputs(int(jax.device_get(state.step)))
+    return cause_of(steps.facts_call(*self._training)(state, inputs), state)
 
   def training_call(self) -> steps.TrainingCall:
     return steps.training_call(
-      self.task,
-      self.data.train,
-      self.data.augment,
-      self.config.seed,
-      self.layout,
-      self.plan.steps_per_call,
-      abstract=self.abstract_state,
+      *self._training, self.plan.steps_per_call, abstract=self.abstract_state, rules=self.rules
     )
 
   @functools.cached_property
@@ -172,5 +183,7 @@ def make_plan(config: Experiment, size: int) -> loop.Plan:
     steps_per_call=run.steps_per_call,
     best_metric=run.best_metric,
     patience=run.patience,
+    bad_steps=run.bad_steps,
+    check_replay_every=run.check_replay_every,
     profile=run.profile,
   )

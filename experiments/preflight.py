@@ -165,7 +165,7 @@ def _with(config: Experiment, name: str, value: Any) -> Experiment:
 def trace(job: "Job") -> jax.stages.Traced:
   """One update, traced for the job's devices."""
   update = steps.training_program(
-    job.task, job.data.train, job.data.augment, job.config.seed, job.layout, job.abstract_state
+    job.task, job.data.train, job.data.augment, job.config.seed, job.layout, job.abstract_state, job.rules
   )
   return update.trace(job.abstract_state, _given(job))
 

@@ -58,6 +58,17 @@ class Run:
   grace_seconds: float = flag(
     25.0, "seconds after SIGINT or SIGTERM at which the process ends, saved or not", low=0.5, high=1e6, curve=False
   )
+  bad_steps: int = flag(
+    5, "updates in a row whose loss or gradient is not finite (they change nothing) after which training goes back to"
+    " its last checkpoint, once, and then ends with 76; 0: it ends at the first", low=0, high=MOST, curve=False
+  )  # fmt: skip
+  skip_spikes: float = flag(
+    0.0, "skip an update whose gradient's norm is over this times its running mean; 0: none", low=0.0
+  )
+  check_replay_every: int = flag(
+    0, "updates between two that are made twice and have to agree in every bit, against a machine that lies; 0: none",
+    low=0, high=MOST, curve=False
+  )  # fmt: skip
   compilation_cache: bool = flag(True, "keep compiled programs for the next start", curve=False)
   watchdog: float = flag(
     20.0, "times the median that a step may take before all threads' stacks are written down; 0: any", low=0.0,
@@ -248,6 +259,10 @@ class Experiment:
       raise UserError(
         f"flags: --data.batch_size={data.batch_size} does not divide into --optim.micro_batches={optim.micro_batches}"
         f" parts; {math.ceil(data.batch_size / optim.micro_batches) * optim.micro_batches} would"
+      )
+    if 0 < run.skip_spikes <= 1:
+      raise UserError(
+        f"flags: --run.skip_spikes={run.skip_spikes:g} would skip ordinary updates; 5 skips norms over 5 times the mean"
       )
     if run.patience and not run.best_metric:
       raise UserError("flags: --run.patience needs --run.best_metric, such as validation/accuracy")

@@ -30,6 +30,7 @@ from research.nearest import hint
 from research.parallel import processes
 from research.parallel.agreement import by_first, stop, together
 from research.profiling import Profile
+from research.recovery import BadNumbers
 from research.report import Report, measures, rebuild, record
 from research.signals import Rescue, StopRequest
 from research.task import State
@@ -180,9 +181,10 @@ def _train(
           checkpoints=checkpoints, report=report, scores=scores, stop=stopping, update=update, profile=profile,
           watch=watch,
           sample=None if job.task.sample is None else lambda state: job.task.sample(state, sample_key, shown),
+          find_cause=job.find_cause,
         )  # fmt: skip
-    except loop.BadNumbers as error:
-      report.note(f"{error}: stopped; try a smaller --optim.learning_rate, or --optim.clip_norm=1")
+    except BadNumbers as error:
+      report.note(str(error))
       by_first(lambda: _rebuild(workdir, report))
       return BAD_NUMBERS
     clock.turn("end")

@@ -188,11 +188,12 @@ def adversarial(
     def extra_update(theirs, part):
       real, label_B, (noise_key, penalty_key) = part
       fake, _ = players.make(params, statistics, players.noise(noise_key, real.shape[0]), label_B)
-      return update_discriminator(theirs, real, fake, label_B, penalty_key)[0], None
+      theirs, found = update_discriminator(theirs, real, fake, label_B, penalty_key)
+      return theirs, found["discriminator_gradient_norm"]
 
     if game.critic_steps > 1:
       earlier = jax.tree.map(lambda x: x[:-1], (real, label))
-      theirs, _ = jax.lax.scan(extra_update, theirs, (*earlier, (keys[:-1, 0], keys[:-1, 1])))
+      theirs, earlier_norms = jax.lax.scan(extra_update, theirs, (*earlier, (keys[:-1, 0], keys[:-1, 1])))
 
     # The last update and the generator's answer share their fakes: one forward pass, as in PyTorch's DCGAN.
     real, label_B = jax.tree.map(lambda x: x[-1], (real, label))
@@ -222,6 +223,8 @@ def adversarial(
       newest = {"params": params, "statistics": made}
       extra["ema"] = optim.ema_update(state.extra["ema"], newest, game.ema_decay, state.step)
     found |= {"generator_loss": loss, "generator_gradient_norm": optax.tree.norm(gradients)}
+    if game.critic_steps > 1:  # the greatest of all, so that none of them can be bad unseen: a maximum keeps NaN
+      found["discriminator_gradient_norm"] = jnp.maximum(found["discriminator_gradient_norm"], earlier_norms.max())
     return (
       State(
         state.step + 1,

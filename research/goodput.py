@@ -84,6 +84,14 @@ class Clock:
     """So many updates are finished, as the next line will say."""
     self._step = step
 
+  def again(self, step: int) -> None:
+    """Training has gone back to `step`: what was counted so far is as if another start had counted it."""
+    self._write({})
+    self.turn(self._share)
+    with self._lock:
+      self._seconds, self._step = dict.fromkeys(SHARES, 0.0), step
+    self._write({"from": step})
+
   def mark(self) -> None:
     """Writes a line."""
     self._write({})

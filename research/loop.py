@@ -13,10 +13,11 @@ from typing import Any, Protocol
 
 import jax
 
-from research import selection, throughput
+from research import guard, replay, selection, throughput
 from research.checkpoint import Checkpoints
 from research.data.feeds import Feed
 from research.goodput import Clock
+from research.recovery import Cause, Recovery
 from research.signals import Rescue, Stopped
 from research.steps import TrainingCall
 from research.task import State
@@ -29,6 +30,7 @@ class Reporter(Protocol):
   def evaluation(self, step: int, scalars: Mapping[str, float]) -> None: ...
   def progress(self, step: int) -> None: ...
   def sample(self, step: int, sample: Any) -> None: ...
+  def rewind(self, step: int) -> None: ...
   def note(self, text: str) -> None: ...
 
 
@@ -50,6 +52,8 @@ class Plan:
   steps_per_call: int = 1
   best_metric: str = ""
   patience: int = 0
+  bad_steps: int = 5  # in a row, after which training goes back once; 0: it ends at the first
+  check_replay_every: int = 0
   profile: tuple[int, int] | tuple[()] = ()  # (first, last): the updates that start from first … last − 1 are traced
 
   def call_end(self, step: int) -> int:
@@ -81,10 +85,6 @@ class Watch(Protocol):
   def enter(self, step: int, phase: str) -> None: ...
 
 
-class BadNumbers(Exception):
-  """The loss stopped being a number; training on would only overwrite what was good."""
-
-
 def fit(
   plan: Plan,
   state: State,
@@ -101,8 +101,9 @@ def fit(
   profile: Profiler | None = None,
   clock: Clock | None = None,
   rescue: Rescue | None = None,
-  unjudged: bool = False,
   watch: Watch | None = None,
+  find_cause: Callable[[State], Cause] | None = None,
+  unjudged: bool = False,
 ) -> State:
   """Trains from the state's step to the plan's end, or until patience runs out, or until `stop` says so.
 
@@ -111,7 +112,7 @@ def fit(
     state: where to start; donated.
     call: one compiled call of several updates (steps.training_call).
     feed: the training batches.
-    evaluate: state → {"validation/loss": …}.
+    evaluate: state → {"validation/loss": …}; raises Stopped where it is broken off because of `stop`.
     checkpoints: where states are saved.
     report: what is told.
     scores: (step, value) of `plan.best_metric` so far, from before a restart; appended to.
@@ -119,54 +120,69 @@ def fit(
     stop: asked between calls; a true answer saves and returns.
     update: what speeds are computed from; without it they count examples alone.
     profile: told where updates begin and end that the plan has traced, when none is under way.
-    clock: is told what the time goes to.
-    rescue: is told what could be saved while this thread waits for something.
-    unjudged: the state to start from was saved by a run that was stopped before it evaluated it.
+    clock: told what the time goes to.
+    rescue: told what could be saved while this thread waits for something.
     watch: told what is done now, by the names of `watchdog.STEP` and "compile", "evaluation" and "saving".
+    find_cause: the state before a bad update → why it is bad.
+    unjudged: the state to start from was saved by a run that was stopped before it evaluated it.
 
   Raises:
-    BadNumbers: a metric whose name ends in "loss", or the gradient, is NaN or infinite. No checkpoint is saved then.
+    BadNumbers: too many updates in a row were passed over (`research.guard`), or the state or an evaluation's loss is
+      not finite, and training has gone back already or cannot; or a repeated update came out otherwise. Nothing is
+      saved then.
   """
   start = step = int(jax.block_until_ready(state).step)
-  late = Late(report, update or throughput.Update(feed.plan.batch_size), step)
-  clock = clock or Clock()
-  enter = (lambda step, phase: None) if watch is None else watch.enter
+  update = update or throughput.Update(feed.plan.batch_size)
+  late = Late(report, update, step, guard.Rules(plan.bad_steps).limit)
+  recovery = Recovery(state, checkpoints, report, scores, times=min(plan.bad_steps, 1), find_cause=find_cause)
+  clock, enter = clock or Clock(), (lambda step, phase: None) if watch is None else watch.enter
 
   @contextlib.contextmanager
   def waiting(share: str) -> Iterator[None]:
     """Within it this thread only reads the state, and a signal's deadline may come before it is through."""
     enter(step, share)
     unsaved = None if share == "compile" else state
-    with clock.of(share), rescue.holding(step, unsaved, late.settle) if rescue else contextlib.nullcontext():
+    with clock.of(share), rescue.holding(step, unsaved, settle) if rescue else contextlib.nullcontext():
       yield
 
-  def judge() -> bool:
-    """Evaluates the state, and says whether it is the best so far. Raises Stopped."""
+  def settle() -> str:
+    """Puts the lines of finished updates on the disk; the name of what is not fit to be saved."""
+    late.settle()
+    return f"the update {step:,}" if late.frozen else guard.not_finite(state)
+
+  def judge() -> str:
+    """Evaluates the state; the name of a loss that is not finite. Raises Stopped."""
     with waiting("evaluation"):
       found = evaluate(state)
       report.evaluation(step, found)
-      refuse_bad_numbers(step, {name: value for name, value in found.items() if name.endswith("loss")})
+      if wrong := [name for name, value in found.items() if name.endswith("loss") and not math.isfinite(value)]:
+        return wrong[0]
       if sample is not None:
         report.sample(step, sample(state))
-    if not plan.best_metric:
-      return False
-    scores.append((step, found[plan.best_metric]))
-    return selection.best(plan.best_metric, scores) == scores[-1]
+    if plan.best_metric:
+      scores.append((step, found[plan.best_metric]))
+    return ""
 
-  def save(is_best: bool) -> None:
-    enter(step, "saving")
-    with clock.of("saving"):
-      if trouble := checkpoints.save(step, state, scores[-1][1] if is_best else None):
-        report.note(trouble)
+  def save() -> None:
+    is_best = plan.best_metric and scores[-1:] == [selection.best(plan.best_metric, scores)] and scores[-1][0] == step
+    # Amid bad updates there is no place to come back to.
+    if stopping or is_best or step == plan.total_steps or (plan.saves(step) and not late.in_row):
+      enter(step, "saving")
+      with clock.of("saving"):
+        if trouble := checkpoints.save(step, state, scores[-1][1] if is_best else None):
+          report.note(trouble)
 
+  stopping = False
   clock.turn("steps")
   with waiting("compile"):
     call.wait()
-  with contextlib.suppress(Stopped):
-    if unjudged and judge():
-      save(is_best=True)
+  if unjudged:
+    with contextlib.suppress(Stopped):
+      if wrong := judge():
+        state, step = recovery.back(step, wrong)
+      save()
   while step < plan.total_steps and not selection.exhausted(plan.best_metric, scores, plan.patience):
-    pausing, stopping, is_best = False, False, False
+    pausing = False
     if profile is not None:
       profile.begin(step)
     with jax.transfer_guard("disallow"):  # entered once between two pauses: each time takes as long as a small dispatch
@@ -180,23 +196,30 @@ def fit(
             inputs = feed.inputs(step)
         with jax.profiler.StepTraceAnnotation("train", step_num=step):  # a trace's steps; nothing where none is made
           enter(step, "compile" if step == start else "step")
-          state, metrics = call(state, inputs, end - step)
+          if replay.due(plan.check_replay_every, step, end):
+            state, metrics = replay.checked(call, state, inputs, end - step)
+          else:
+            state, metrics = call(state, inputs, end - step)
         late.read_then_hold(end, metrics, log=plan.logs(step, end))
         step, stopping = end, stop()
         clock.at(step)
-        pausing = plan.pauses(step) or stopping
+        pausing = plan.pauses(step) or stopping or late.frozen
 
-    late.settle()  # a checkpoint's lines of metrics are on disk before it is, and its numbers are good
+    wrong = settle()  # a checkpoint's lines of metrics are on disk before it is, and its numbers are good
     if profile is not None:
       profile.end(step)
-    if plan.evaluates(step) and not stopping:
+    if plan.evaluates(step) and not wrong and not stopping:
       try:
-        is_best = judge()
+        wrong = judge()
       except Stopped:
         stopping = True
-    if plan.saves(step) or is_best or stopping:
-      save(is_best)
-      clock.mark()
+    if wrong:
+      state, step = recovery.frozen(state, late.limit) if late.frozen else recovery.back(step, wrong)
+      late = Late(report, update, step, late.limit)
+      clock.again(step)
+      continue
+    save()
+    clock.mark()
     late.pause()
     if stopping:
       report.note(f"stopped by a signal; step {step} is saved")
@@ -208,52 +231,53 @@ def fit(
   return state
 
 
-def refuse_bad_numbers(step: int, scalars: Mapping[str, float]) -> None:
-  """Raises BadNumbers for the first that is NaN or infinite."""
-  for name, value in scalars.items():
-    if not math.isfinite(value):
-      raise BadNumbers(f"{name} is {value} at step {step}")
-
-
 class Late:
-  """Metrics of the newest call, read only once the next one is on its way; and the speed between readings."""
+  """Metrics of the newest call, read only once the next one is on its way; and the speed between readings.
 
-  def __init__(self, report: Reporter, update: throughput.Update, step: int):
-    self._report, self._update = report, update
-    self._held, self._newest, self._compiled = None, {}, False
+  `in_row` is how many of the newest updates that were read were bad, one after the other; `frozen` is set where they
+  are `limit`: the state stays as it is from there on, and nothing more is told.
+  """
+
+  def __init__(self, report: Reporter, update: throughput.Update, step: int, limit: int):
+    self._report, self._update, self.limit = report, update, limit
+    self.in_row, self.frozen = 0, False
+    self._held, self._compiled = None, False
     self._last_step = self._since_step = step
     self._since_time = time.monotonic()
 
   def read_then_hold(self, step: int, metrics: Mapping[str, jax.Array], *, log: bool) -> None:
     """Reads the call before, which waits until it is done: never more than two calls are under way."""
     self.read()
+    in_row = metrics[guard.IN_ROW]
+    in_row.copy_to_host_async()
     self._held = (step, metrics, log)
 
   def read(self) -> None:
     if self._held is None:
       return
     (step, metrics, log), self._held = self._held, None
-    self._last_step, self._newest = step, metrics
+    jax.block_until_ready(metrics)  # on all devices: to read them waits for one of several
+    self.in_row = int(jax.device_get(metrics[guard.IN_ROW]))
+    self.frozen |= self.in_row >= self.limit
+    if self.frozen:
+      return
+    self._last_step = step
     if not log:
-      jax.block_until_ready(metrics)
       self._report.progress(step)
       if not self._compiled:
         self.pause()
       return
-    scalars = {f"train/{name}": float(value) for name, value in jax.device_get(metrics).items()}
+    scalars = {f"train/{name}": float(value) for name, value in guard.told(jax.device_get(metrics)).items()}
     if self._compiled and step > self._since_step:
       seconds = time.monotonic() - self._since_time
       scalars |= self._update.speeds(step - self._since_step, seconds)
     scalars |= throughput.memory()
     self.pause()
     self._report.train(step, scalars)
-    refuse_bad_numbers(step, {name: value for name, value in scalars.items() if name.endswith("loss")})
 
   def settle(self) -> None:
-    """Reads what is held and makes sure that the newest numbers are numbers, logged or not; then no device works."""
+    """Reads what is held; then no device works."""
     self.read()
-    newest = jax.device_get(jax.block_until_ready(self._newest))  # to read them waits for one device of several
-    refuse_bad_numbers(self._last_step, {f"train/{name}": float(value) for name, value in newest.items()})
 
   def pause(self) -> None:
     """Compiling, evaluating and saving are no part of the training speed: count anew from the last step read."""

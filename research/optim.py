@@ -129,7 +129,7 @@ def make_optimizer(
     direction = optax.chain(adam, decay, optax.masked(trust_ratio, mask) if mask else trust_ratio)
   else:
     direction = optax.chain(muon_or_adam, decay)
-  clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+  clip = _clip(config.clip_norm) if config.clip_norm else optax.identity()
   return _promoting(optax.chain(clip, direction, optax.scale_by_learning_rate(make_schedule(config, total_steps))))
 
 
@@ -235,6 +235,18 @@ def _scale_by_muon_or_adam(config: OptimConfig, adam: optax.GradientTransformati
     )
 
   return optax.partition({"muon": optax.chain(muon, optax.stateless(to_adam_rms)), "adam": adam}, labels)
+
+
+def _clip(greatest: float) -> optax.GradientTransformation:
+  """optax.clip_by_global_norm, which makes all gradients NaN where one is; this leaves them as they are, so that it can
+  be told which one it was."""
+
+  def clip(gradients, params=None):
+    del params
+    norm = optax.tree.norm(gradients)
+    return jax.tree.map(lambda g: jnp.where(norm >= greatest, (g / norm.astype(g.dtype)) * greatest, g), gradients)
+
+  return optax.stateless(clip)
 
 
 def _promoting(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:

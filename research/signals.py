@@ -105,9 +105,9 @@ class Rescue:
     self._save, self._lock, self._held = save, threading.Lock(), None
 
   @contextlib.contextmanager
-  def holding(self, step: int, state: object, settle: Callable[[], None]) -> Iterator[None]:
+  def holding(self, step: int, state: object, settle: Callable[[], str]) -> Iterator[None]:
     """Within it the state is not donated, None where it is what has been saved already; `settle` puts its lines of
-    metrics on the disk."""
+    metrics on the disk, and names what is not fit to be saved."""
     self._held = step, state, settle
     try:
       yield
@@ -124,7 +124,8 @@ class Rescue:
       if state is None:
         end("stopped by a signal before an update was made")
       try:
-        settle()
+        if wrong := settle():
+          raise ValueError(f"{wrong} is not finite")
         self._save(step, state)
       except Exception as error:  # the deadline will tell that it was not saved; this says why
         print(f"step {step:,} could not be saved: {error}", file=sys.stderr, flush=True)

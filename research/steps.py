@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from research import metrics
+from research import guard, metrics
 from research.data.feeds import Feed
 from research.data.transforms import Transform
 from research.errors import UserError
 from research.kernels import choice
 from research.parallel import arrays, collectives
 from research.parallel.activations import laid_out
-from research.parallel.tables import Layout
+from research.parallel.tables import Layout, parts
 from research.signals import Stopped
 from research.task import Batch, Key, Metrics, State, Sums, Task, step_key
 
@@ -59,11 +59,19 @@ class TrainingCall:
 class Initialization:
   """The state at step 0, in two ways: its shapes and where its parts lie, or the state itself.
 
-  The numbers do not depend on where they lie. Raises UserError where the layout's table does not fit a parameter, or
-  the task has none to offer.
+  The numbers do not depend on where they lie. `rules` are those of the training call. Raises UserError where the
+  layout's table does not fit a parameter, or the task has none to offer.
   """
 
-  def __init__(self, task: Task, feed: Feed, transform: Transform, seed: int, layout: Layout):
+  def __init__(
+    self,
+    task: Task,
+    feed: Feed,
+    transform: Transform,
+    seed: int,
+    layout: Layout,
+    rules: guard.Rules = guard.Rules(),  # noqa: B008  it is frozen
+  ):
     self._feed = feed
 
     def first_batch(inputs: Any, key: Key) -> Batch:
@@ -71,7 +79,10 @@ class Initialization:
 
     def initialize(inputs: Any) -> State:
       parameters_key, data_key = jax.random.split(jax.random.key(seed))
-      return task.init(parameters_key, first_batch(inputs, data_key))
+      batch = first_batch(inputs, data_key)
+      state = task.init(parameters_key, batch)
+      found = jax.eval_shape(task.step, state, batch, data_key)[1] if rules.skip_spikes else {}
+      return state.replace(guard=guard.start(rules, found))
 
     # It runs once, and LLVM takes longer to optimise its random numbers (3 s on two cores) than plain ones to be drawn.
     on_cpu = layout.mesh.devices.ravel()[0].platform == "cpu"
@@ -108,6 +119,7 @@ def training_call(
   *,
   abstract: State,
   begin: bool = True,
+  rules: guard.Rules = guard.Rules(),  # noqa: B008  it is frozen
 ) -> TrainingCall:
   """The compiled training call.
 
@@ -115,14 +127,14 @@ def training_call(
   an evaluation or a checkpoint, need no program of their own.
 
   Compiling begins at once in a thread of its own, beside whatever else a start takes; without `begin`, with the first
-  call. `abstract` is the state's, from `Initialization`.
+  call. `abstract` is the state's, from `Initialization`; by `rules` updates are passed over.
   """
   if steps_per_call == 1:
-    program = training_program(task, feed, transform, seed, layout, abstract)
+    program = training_program(task, feed, transform, seed, layout, abstract, rules)
     compiled, *about = _begun(program, feed, abstract, begin)
     return TrainingCall(lambda state, inputs, count: compiled()(state, inputs), *about)
 
-  update = _update(task, feed, transform, seed, layout)
+  update = _update(task, feed, transform, seed, layout, rules)
 
   def updates(state: State, inputs: Any, count: jax.Array) -> tuple[State, Metrics]:
     shapes = jax.eval_shape(update, state, inputs)[1]
@@ -160,10 +172,16 @@ def _begun(
 
 
 def training_program(
-  task: Task, feed: Feed, transform: Transform, seed: int, layout: Layout, abstract: State
+  task: Task,
+  feed: Feed,
+  transform: Transform,
+  seed: int,
+  layout: Layout,
+  abstract: State,
+  rules: guard.Rules = guard.Rules(),  # noqa: B008  it is frozen
 ) -> jax.stages.Wrapped:
   """(state, inputs) → (state after one update, its metrics), jitted; the state is donated."""
-  update = _update(task, feed, transform, seed, layout)
+  update = _update(task, feed, transform, seed, layout, rules)
   return jax.jit(update, donate_argnums=0, out_shardings=(_shardings(abstract), layout.replicated))
 
 
@@ -236,15 +254,42 @@ def examples(task: Task, feed: Feed, transform: Transform, state: State) -> dict
   return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _update(
+def facts_call(
   task: Task, feed: Feed, transform: Transform, seed: int, layout: Layout
+) -> Callable[[State, Any], dict[str, Any]]:
+  """(state, inputs) → what the update that starts from `state` is made of and would make, unguarded; host values.
+
+  {"index": ids_B, "data": {name: whether all of each example is finite_B} of what the feed gives as floats, "metrics":
+  {name: value}, "params": {path: whether all is finite} after it}. The state is not donated.
+  """
+
+  def facts(state: State, inputs: Any) -> dict[str, Any]:
+    data_key, task_key = jax.random.split(step_key(seed, state.step))
+    given = feed.batch(inputs, state.step)
+    new, found = _step(task, layout)(state, transform(given, data_key), task_key)
+    floats = {name: x for name, x in given.items() if jnp.issubdtype(x.dtype, jnp.floating)}
+    return {
+      "index": given["index"],
+      "data": {name: jnp.isfinite(x).reshape(len(x), -1).all(axis=1) for name, x in floats.items()},
+      "metrics": found,
+      "params": {"/".join(parts(path)): jnp.isfinite(leaf).all() for path, leaf in flat(new.params)},
+    }
+
+  flat = lambda tree: jax.tree_util.tree_flatten_with_path(tree)[0]  # noqa: E731
+  compiled = jax.jit(facts, out_shardings=layout.replicated)
+  return lambda state, inputs: jax.device_get(jax.block_until_ready(compiled(state, inputs)))
+
+
+def _update(
+  task: Task, feed: Feed, transform: Transform, seed: int, layout: Layout, rules: guard.Rules
 ) -> Callable[[State, Any], tuple[State, Metrics]]:
   """(state, inputs) → (state after one update, its metrics), the step as the layout compiles it."""
+  step = guard.guarded(_step(task, layout), rules)
 
   def update(state: State, inputs: Any) -> tuple[State, Metrics]:
     data_key, task_key = jax.random.split(step_key(seed, state.step))
     batch = transform(feed.batch(inputs, state.step), data_key)
-    return _step(task, layout)(state, batch, task_key)
+    return step(state, batch, task_key)
 
   return update
 

@@ -24,12 +24,14 @@ class State:
     params: the parameters, float32.
     opt_state: the optimizer's state.
     extra: what else a family carries: "batch_stats", "ema", …
+    guard: counters of `research.guard`, which sets them; a task neither makes nor reads them.
   """
 
   step: jax.Array
   params: Any
   opt_state: Any
   extra: Any
+  guard: Any = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,9 @@ class Task:
 
   Attributes:
     init: (key, batch) → State at step 0. Traced, so only the batch's shapes and dtypes matter.
-    step: (state, batch, key) → (state with step + 1, metrics). One update; traced.
+    step: (state, batch, key) → (state with step + 1, metrics). One update; traced. Its metrics have to have the norm of
+      each network's gradients, under a name that ends in gradient_norm: where one is not finite, or a metric whose name
+      ends in loss, the update is passed over (`research.guard`).
     evaluate: (state, batch) → sums. Examples whose "mask" is 0 count for nothing.
     summarize: summed sums → named numbers, on the host.
     per_example: (state, batch) → arrays_B for the report: "label", "prediction", "loss" and the prediction's

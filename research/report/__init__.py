@@ -57,11 +57,19 @@ class Report:
     self.workdir, self.headline = Path(workdir), headline
     self._began = time.monotonic()
     self._terminal = open_terminal(total_steps, start_step, batch_size, headline, quiet=quiet)
-    metrics = self.workdir / "metrics.jsonl"
     try:
       self.workdir.mkdir(parents=True, exist_ok=True)
       if start_step < total_steps:
         (self.workdir / "result.json").unlink(missing_ok=True)  # it would call an unfinished run finished
+    except OSError as error:
+      raise cannot_write(self.workdir, error) from error
+    self._terminal.header(header)
+    self._open_files(start_step)
+
+  def _open_files(self, start_step: int) -> None:
+    """Everything that is kept of a run, as far as `start_step`."""
+    metrics = self.workdir / "metrics.jsonl"
+    try:
       kept_samples = samples.truncate_after(self.workdir / "samples", start_step)
     except OSError as error:
       raise cannot_write(self.workdir, error) from error
@@ -73,7 +81,6 @@ class Report:
     for line in kept:
       self._watch.see(line)  # what they were alarming about was told then
     self._writer = record.Writer(metrics)
-    self._terminal.header(header)
     self._events = Events(self.workdir / "tensorboard", kept, kept_samples, self.note)
 
   def __enter__(self) -> "Report":
@@ -131,6 +138,13 @@ class Report:
     for kind, path in written.items():
       if path not in self._kept_samples:  # the event of a step that is repeated after a resume is there already
         self._events.sample(step, kind, path)
+
+  def rewind(self, step: int) -> None:
+    """Drops what was recorded after `step`, a checkpoint's, that the loop has gone back to; as opening a run does."""
+    self._writer.close()
+    self._events.close()
+    self._open_files(step)
+    self._terminal.progress(step)
 
   def progress(self, step: int) -> None:
     """Moves the bar: `step` updates are finished. Costs less than a microsecond."""

@@ -1,12 +1,15 @@
 """Signs that a training is collapsing, read from the lines of metrics.jsonl alone: nothing of them is stored, so a run
 that was resumed and a page that was made anew tell the same.
 
-Each rule asks for several bad values in a row, so that one unlucky evaluation is no alarm, and tells once an episode:
-only after as many good values in a row may the next bad ones be told again. A number that repeats a step is ignored.
+Most rules ask for several bad values in a row, so that one unlucky evaluation is no alarm, and each tells once an
+episode: only after as many good values in a row may the next bad ones be told again. A number that repeats a step is
+ignored.
 """
 
+import collections
 import dataclasses
 import math
+import statistics
 from collections.abc import Iterable
 
 from research.report.measures import is_floor, say
@@ -17,6 +20,8 @@ SETTLED = 3  # … once so many evaluations were made before it: the first ones 
 WON = 0.01  # a discriminator's loss whose absolute value is under this is bad
 LINES = 5  # bad lines of training in a row that are an alarm
 EVALUATIONS = 2  # bad evaluations in a row that are an alarm
+SPIKE_LINES = 20  # before a line of training whose loss can be called a spike, which is over their median by …
+SPREADS, UNLEARNED = 10, 0.2  # … so many times their median deviation, and by this share of what was learned till then
 NO_RECALL, SOME_RECALL = 0.02, 0.1  # recall under the first is bad once it was over the second
 FEWER_MODES = 0.5  # modes under this share of the most so far are bad
 
@@ -57,8 +62,8 @@ class Watch:
         continue
       rule.step = step
       if rule.row.begins(rule.is_bad(step, value)):
-        advice = _ADVERSARIAL if _OF_A_GAME & self._rules.keys() else _PLAIN
-        found.append(Alarm(step, f"{rule.said(name, step, value)}; {advice}"))
+        usual = _ADVERSARIAL if _OF_A_GAME & self._rules.keys() else _PLAIN
+        found.append(Alarm(step, f"{rule.said(name, step, value)}; {rule.advice or usual}"))
     return found
 
 
@@ -81,6 +86,7 @@ class _Rule:
   """One metric's rule. `is_bad` is asked once a step, in order, and remembers what it needs."""
 
   needed = EVALUATIONS
+  advice = ""  # the usual
 
   def __init__(self):
     self.step, self.row = -1, _Row(self.needed)
@@ -151,8 +157,60 @@ class _ModesLost(_Rule):
     return f"{name} are lost: {self._compared(name, step, value)}; the generator makes ever the same few things"
 
 
+class _LossSpikes(_Rule):
+  """A training loss far over the lines before it, as Chowdhery et al. (2022, section 5.1) describe of large models.
+
+  One line is enough: a spike may be over before the next. A family's other losses swing, so only train/loss is asked.
+  """
+
+  needed = 1
+  advice = "if it does not come down again, start anew with --run.skip_spikes=5 or with --optim.clip_norm=1"
+
+  def __init__(self):
+    super().__init__()
+    self.lines: collections.deque[float] = collections.deque(maxlen=SPIKE_LINES)
+    self.first, self.level = math.nan, math.nan
+
+  def is_bad(self, step: int, value: float) -> bool:
+    if not math.isfinite(value):
+      return False
+    bad = False
+    if len(self.lines) == SPIKE_LINES:
+      self.level = statistics.median(self.lines)
+      spread = statistics.median(abs(each - self.level) for each in self.lines)
+      bad = value - self.level > max(SPREADS * spread, UNLEARNED * (self.first - self.level), 0)
+    if math.isnan(self.first):
+      self.first = value
+    self.lines.append(value)
+    return bad
+
+  def said(self, name: str, step: int, value: float) -> str:
+    return f"the loss jumps to {say(name, value)} at step {step:,} from about {say(name, self.level)}"
+
+
+class _Skipped(_Rule):
+  """Updates that `research.guard` passed over: the metric is how many there were so far, so each rise is told."""
+
+  needed = 1
+
+  def __init__(self):
+    super().__init__()
+    self.known, self.rise = 0.0, 0.0
+
+  def is_bad(self, step: int, value: float) -> bool:
+    self.rise, self.known = value - self.known, value
+    return self.rise > 0
+
+  def said(self, name: str, step: int, value: float) -> str:
+    many = f"{self.rise:,.0f} updates were" if self.rise > 1 else "an update was"
+    return f"{many} skipped by step {step:,}, {value:,.0f} in all: a loss or a gradient was not finite"
+
+
 def _rule(name: str) -> _Rule | None:
   if name.endswith("/frechet_distance") and not is_floor(name):
     return _DistanceGrows()
-  kinds = {_DISCRIMINATOR: _DiscriminatorWon, "generated/recall": _RecallLost, "generated/modes": _ModesLost}
+  kinds = {
+    _DISCRIMINATOR: _DiscriminatorWon, "generated/recall": _RecallLost, "generated/modes": _ModesLost,
+    "train/loss": _LossSpikes, "train/skipped": _Skipped,
+  }  # fmt: skip
   return kinds[name]() if name in kinds else None

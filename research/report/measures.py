@@ -11,6 +11,7 @@ from research import selection, throughput
 MINUS = "−"  # as wide as a plus sign; the hyphen of the keyboard is half of that
 _PLAIN = (
   "learning_rate", "epoch", "norm", "logit", "beta",
+  "skipped", "skipped_spikes",  # how many so far
   "distance_error",  # how far a kernel distance can be trusted
   "generator_loss", "discriminator_loss", "critic_loss",  # of a game: what one side wins the other loses
   "balance_loss", "kl", "density",  # best at 1, in balance with another term, and at about 1

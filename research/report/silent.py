@@ -15,4 +15,4 @@ class Silent:
   def _ignore(self, *_arguments: Any) -> None:
     pass
 
-  train = evaluation = progress = sample = note = _ignore
+  train = evaluation = progress = sample = rewind = note = _ignore

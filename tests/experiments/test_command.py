@@ -226,8 +226,11 @@ def test_a_run_that_diverges_stops_with_76_and_stays_unfinished(capsys, in_direc
   arguments = ["--config=iris", "--run.steps=30", "--run.eval_every=5", "--run.log_every=1000", "--workdir=w"]
   arguments += ["--optim.name=sgd", "--optim.learning_rate=1e30"]
   assert command.main(MLP, arguments) == 76
-  assert "try a smaller --optim.learning_rate" in capsys.readouterr().out
+  said = capsys.readouterr().out
+  assert "test/loss is not finite at step 5: stopped" in said
+  assert "try a smaller --optim.learning_rate" in said
   assert not Path("w/result.json").exists()
+  assert Path("w/report.html").exists()
   assert not [path for path in Path("w/checkpoints").iterdir() if path.name.isdigit()]
 
 

@@ -145,3 +145,38 @@ def test_a_critic_whose_loss_is_zero_has_not_won():
   """Wasserstein's loss is minus a distance (Arjovsky et al. 2017): 0 is where it begins, and where fakes are good."""
   assert steps("train/critic_loss", [0.001, -0.002, 0.0] * 5) == []
   assert steps(LOSS, [0.001, 0.002, 0.0] * 5) == [5000]
+
+
+def losses(values, **more):
+  return alarms.signs([{"step": step, "train/loss": value, **more} for step, value in enumerate(values, 1)])
+
+
+def test_a_loss_that_jumps():
+  """Falling from 10 to about 3 with some noise, and one line in which a fifth of what was learned is lost again."""
+  noise = np.random.default_rng(0).normal(0, 0.05, 100)
+  curve = 3 + 7 * np.exp(-np.arange(100) / 10) + noise
+  assert losses(curve) == []
+  curve[60:63] = 5.5
+  (alarm,) = losses(curve)
+  assert alarm.step == 61
+  assert alarm.text.startswith("the loss jumps to 5.500 at step 61 from about 3.0")
+  assert "--run.skip_spikes=5" in alarm.text
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_losses_of_small_batches_are_no_spikes(seed):
+  """A classifier that has learned its examples: most batches are at 0.01, and single ones at ten times that."""
+  rng = np.random.default_rng(seed)
+  learned = 0.01 * rng.lognormal(0, 1, 300)
+  assert losses([*np.linspace(2.3, 0.05, 30), *learned]) == []
+  assert losses(rng.normal(0.4, 0.1, 300)) == []
+
+
+def test_skipped_updates_are_told_at_each_rise():
+  lines = [{"step": step, "train/loss": 1.0} for step in range(1, 4)]
+  lines += [{"step": step, "train/loss": 1.0, "train/skipped": 2.0} for step in range(4, 8)]
+  lines += [{"step": 8, "train/loss": 1.0, "train/skipped": 3.0}]
+  first, second = alarms.signs(lines)
+  assert (first.step, second.step) == (4, 8)
+  assert first.text.startswith("2 updates were skipped by step 4, 2 in all: a loss or a gradient was not finite; ")
+  assert second.text.startswith("an update was skipped by step 8, 3 in all")
