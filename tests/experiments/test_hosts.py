@@ -3,10 +3,10 @@ the same command then ends with the bits of a run that nothing happened to.
 
 Each mechanism has been switched off once, and these fail (quick ones of the same are beside heartbeat.py):
 - `Judge._silent` gives None: whoever is killed or stopped, the others wait until `started.SECONDS` are over.
-- `Relay.hold` does nothing: where process 0 is killed the others end with 1 or 134 and jaxlib's words.
+- `Relay.hold` does nothing: where process 0 is killed the others are aborted (134) with jaxlib's words.
 - `Judge._stalled` gives None, or the loop does not say what it does: a hang is waited for till the end.
-- the look at the own clock in `Pulse._watch` is left out: a process that wakes up names another, or goes on alone.
-- `processes.failed` does nothing: a mistake in one process ends the others with 77, or hangs them.
+- the look at the own clock in `Pulse._watch` is left out: a process that wakes up does not know why it ends.
+- `processes.failed` does nothing: of a mistake in one process the others only say that it has crashed.
 """
 
 import contextlib

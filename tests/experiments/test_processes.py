@@ -120,7 +120,8 @@ def test_a_signal_to_one_stops_all_at_one_step_and_fewer_go_on(tmp_path, strateg
   ours, whole = (parameters(each, 400) for each in (workdir, tmp_path / "whole"))
   assert sorted(ours) == sorted(whole)
   for name, array in whole.items():
-    np.testing.assert_allclose(ours[name], array, rtol=1e-3, atol=1e-3 * np.abs(array).max(), err_msg=name)
+    # Of a key's bias the gradient is 0 but for rounding, which Adam makes whole steps of: hence an absolute bound.
+    np.testing.assert_allclose(ours[name], array, rtol=0, atol=1e-3, err_msg=name)
   ours, whole = (json.loads((each / "result.json").read_text()) for each in (workdir, tmp_path / "whole"))
   assert ours["metrics"]["validation/loss"] == pytest.approx(whole["metrics"]["validation/loss"], rel=1e-3)
   assert [line["step"] for line in lines(workdir)] == [line["step"] for line in lines(tmp_path / "whole")]
