@@ -1,4 +1,4 @@
-# make train · make test · make test-all · make test-aot · make smoke · make lint · make bench · make results · make clean
+# make train · make test · make test-all · make test-aot · make faults · make smoke · make lint · make bench · make results · make clean
 PYTHON ?= python3
 VENV ?= .venv
 EXPERIMENT ?= gan
@@ -8,7 +8,7 @@ JOBS ?= 2
 
 BIN := $(VENV)/bin
 
-.PHONY: setup train test test-all test-aot smoke lint bench results clean
+.PHONY: setup train test test-all test-aot faults smoke lint bench results clean
 
 setup: $(VENV)/.installed
 
@@ -39,6 +39,13 @@ $(VENV)-aot/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-aot
 	$(VENV)-aot/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,aot]'
 	touch $@
+
+# Half an hour on two cores: thirty kills of each family, and every other fault with its slow instances.
+faults: setup
+	$(BIN)/python -m tests.faults.campaign --kills=30 --jobs=$(JOBS) --report=docs/studies/faults/README.md
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'slow or not slow' tests/faults tests/experiments/test_hosts.py \
+	  tests/experiments/test_bad_numbers.py tests/experiments/test_resume.py tests/experiments/test_allow_change.py \
+	  tests/research/test_checkpoint_damage.py tests/research/test_checkpoint_room.py tests/research/test_signals.py
 
 smoke: setup
 	$(BIN)/python -m pytest -n $(JOBS) -m readme tests/test_readme.py

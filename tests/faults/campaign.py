@@ -1,6 +1,6 @@
 """Runs of every family that are killed again and again, and end as the one that nobody touched.
 
-  python -m tests.faults.campaign [--families=mlp,gan] [--kills=30] [--seed=0] [--report=FILE] [--json]
+  python -m tests.faults.campaign [--families=mlp,gan] [--kills=30] [--seed=0] [--jobs=2] [--report=FILE] [--json]
 
 Each run is killed at up to KILLS seeded moments (`moments.py`), by SIGKILL in the middle of whatever it does, started
 again by the same command each time, and let through to the end. Then SHA-256 of every array of the newest checkpoint,
@@ -9,13 +9,20 @@ update have to be those of the untouched run. This process imports what a run ne
 asks for no device itself.
 """
 
+import os
+
+# As tests/conftest.py has it, and before jax is imported: lives are short, and eight devices are there for all of them.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0")
+
 import argparse
+import concurrent.futures
 import contextlib
 import json
-import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -153,6 +160,13 @@ def differing(found, whole):
   return ", ".join(each for each in whole if found.get(each) != whole[each])
 
 
+def elsewhere(name, kills, seed):
+  """The same in a process of its own."""
+  command = [sys.executable, "-m", "tests.faults.campaign", f"--families={name}", f"--kills={kills}", f"--seed={seed}"]
+  done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, text=True, check=False)
+  return json.loads(done.stdout.splitlines()[-1])[name]
+
+
 def table(outcomes):
   """Markdown: a line a family."""
   lines = ["| family | kills | survived | lost | died in |", "| --- | --- | --- | --- | --- |"]
@@ -170,19 +184,27 @@ def main():
   parser.add_argument("--families", default=",".join(known))
   parser.add_argument("--kills", type=int, default=30)
   parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--jobs", type=int, default=1)
   parser.add_argument("--report")
   parser.add_argument("--json", action="store_true")
   options = parser.parse_args()
   import experiments.work  # noqa: F401  what every life needs
 
-  outcomes = {}
-  for name in options.families.split(","):
-    outcomes[name] = campaign(name, options.kills, options.seed, lambda line: print(line, file=sys.stderr, flush=True))
-    for lost in outcomes[name]["lost"]:
+  names = options.families.split(",")
+  if options.jobs > 1:
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+      outcomes = dict(zip(names, pool.map(lambda n: elsewhere(n, options.kills, options.seed), names), strict=True))
+  else:
+    say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
+    outcomes = {name: campaign(name, options.kills, options.seed, say) for name in names}
+  for name, outcome in outcomes.items():
+    for lost in outcome["lost"]:
       print(f"{name}: {lost}", file=sys.stderr, flush=True)
   print(json.dumps(outcomes) if options.json else table(outcomes))
   if options.report:
-    Path(options.report).write_text(table(outcomes))
+    title = f"# Runs that were killed\n\n```sh\npython -m tests.faults.campaign --kills={options.kills}"
+    more = f" --seed={options.seed}" if options.seed else ""
+    Path(options.report).write_text(f"{title}{more} --jobs={options.jobs}\n```\n\n{table(outcomes)}")
   return int(any(each["lost"] or each["kills"] < options.kills for each in outcomes.values()))
 
 
