@@ -136,13 +136,15 @@ def make_job(
     from experiments import automatic
 
     config = automatic.choose(definition, config, splits, say, target)
-  mesh = make_mesh(config.parallel.mesh, config.data.batch_size // config.batch_parts, devices)
+  shards = config.run.deterministic_shards
+  mesh = make_mesh(config.parallel.mesh, shards or config.data.batch_size // config.batch_parts, devices)
   if target is not None:
     target.check(mesh.size)
-  layout = Layout(mesh, config.parallel.strategy, config.parallel.compile, config.parallel.micro_batches)
+  layout = Layout(mesh, config.parallel.strategy, config.parallel.compile, config.parallel.micro_batches, shards)
   layout.check()
   if not config.parallel.mesh and mesh.size < (count := len(devices or jax.devices())):
-    say(f"on {mesh.size} of {count} devices, which divide a batch of {config.data.batch_size}")
+    divided = f"{shards} shards" if shards else f"a batch of {config.data.batch_size}"
+    say(f"on {mesh.size} of {count} devices, which divide {divided}")
   data = inputs.make_inputs(config, splits, layout, promised=target is not None)
   plan = make_plan(config, splits.train.size)
   task = definition.build(config, splits, plan.total_steps)

@@ -238,7 +238,7 @@ def _rows(job: Job, state: State):
   name = next((name for name in ("test", "validation") if name in job.data.evaluation), None)
   if name is None or job.task.per_example is None:
     return None, None
-  rows = steps.examples(job.task, job.data.evaluation[name], job.data.prepare, state)
+  rows = steps.examples(job.task, job.data.evaluation[name], job.data.prepare, state, job.layout)
   source = getattr(job.data.splits, name)
   has_images = "image" in source.schema.features
   return rows, (lambda indices: source.gather(indices)["image"]) if has_images else None

@@ -20,6 +20,7 @@ from research.errors import UserError
 from research.kernels import choice
 from research.parallel import arrays, collectives
 from research.parallel.activations import laid_out
+from research.parallel.shards import Shards
 from research.parallel.tables import Layout
 from research.task import Batch, Key, Metrics, State, Sums, Task, step_key
 
@@ -172,8 +173,17 @@ def evaluation_shapes(task: Task, feed: Feed, transform: Transform, state: State
 def _batch_sums(
   task: Task, feed: Feed, transform: Transform, layout: Layout | None
 ) -> Callable[[State, Any, jax.Array], Sums]:
+  def prepared(batch: Batch) -> Batch:
+    return transform(batch, jax.random.key(0))  # evaluation's transforms draw nothing
+
+  def by_shards(state: State, batch: Batch) -> Sums:
+    return collectives.total_of(lambda batch: task.evaluate(state, prepared(batch)), collectives.split(batch))
+
   def batch_sums(state: State, inputs: Any, number: jax.Array) -> Sums:
-    batch = transform(feed.batch(inputs, number), jax.random.key(0))  # evaluation's transforms draw nothing
+    batch = feed.batch(inputs, number)
+    if layout is not None and layout.shards:
+      return _over_shards(layout, by_shards, PartitionSpec())(state, batch)
+    batch = prepared(batch)
     with laid_out(layout):
       return task.evaluate(state, batch)
 
@@ -207,13 +217,25 @@ def evaluation_call(task: Task, feed: Feed, transform: Transform, layout: Layout
   return evaluate
 
 
-def examples(task: Task, feed: Feed, transform: Transform, state: State) -> dict[str, np.ndarray]:
+def examples(
+  task: Task, feed: Feed, transform: Transform, state: State, layout: Layout | None = None
+) -> dict[str, np.ndarray]:
   """Per-example values of the feed's whole split, in its order, for the report. {name: array_N}, with "index"."""
+
+  def whole(state: State, batch: Batch) -> dict[str, jax.Array]:
+    batch = transform(batch, jax.random.key(0))
+    return {**task.per_example(state, batch), "index": batch["index"]}
+
+  def by_shards(state: State, batch: Batch) -> dict[str, jax.Array]:
+    parts = collectives.split(batch)
+    return collectives.merge(collectives.each(lambda batch: whole(state, batch), parts))
 
   @jax.jit
   def rows(state: State, inputs: Any, number: jax.Array):
-    batch = transform(feed.batch(inputs, number), jax.random.key(0))
-    return {**task.per_example(state, batch), "index": batch["index"]}, batch["mask"]
+    batch = feed.batch(inputs, number)
+    if layout is not None and layout.shards:
+      return _over_shards(layout, by_shards, PartitionSpec("data"))(state, batch), batch["mask"]
+    return whole(state, batch), batch["mask"]
 
   parts = []
   for step in range(len(feed.plan)):
@@ -230,10 +252,32 @@ def _update(
 
   def update(state: State, inputs: Any) -> tuple[State, Metrics]:
     data_key, task_key = jax.random.split(step_key(seed, state.step))
-    batch = transform(feed.batch(inputs, state.step), data_key)
-    return _step(task, layout)(state, batch, task_key)
+    batch = feed.batch(inputs, state.step)
+    if layout.shards:
+      return _over_shards(layout, by_shards, PartitionSpec())(state, batch, data_key, task_key)
+    return _step(task, layout)(state, transform(batch, data_key), task_key)
+
+  def by_shards(state: State, batch: Batch, data_key: Key, task_key: Key) -> tuple[State, Metrics]:
+    parts = collectives.each(lambda batch: transform(batch, data_key), collectives.split(batch))
+    return task.step(state, collectives.merge(parts), task_key)
 
   return update
+
+
+def _over_shards(layout: Layout, function: Callable[..., Any], out: PartitionSpec) -> Callable[..., Any]:
+  """function(state, batch, *keys) as each device computes it of its own virtual shards."""
+
+  def part(state: State, batch: Batch, *keys: Key) -> Any:
+    zero = jnp.minimum(batch["index"][0], 0).astype(jnp.int32)  # which no compiler can know
+    with collectives.sharded(Shards("data", layout.shards, zero)):
+      return function(state, batch, *keys)
+
+  def run(state: State, batch: Batch, *keys: Key) -> Any:
+    specs = (PartitionSpec(), jax.tree.map(lambda _: PartitionSpec("data"), batch), *(PartitionSpec() for _ in keys))
+    mapped = jax.shard_map(part, mesh=layout.mesh, in_specs=specs, out_specs=out, check_vma=False)
+    return mapped(state, batch, *keys)
+
+  return run
 
 
 def _step(task: Task, layout: Layout) -> Callable[[State, Batch, Key], tuple[State, Metrics]]:
