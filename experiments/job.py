@@ -97,11 +97,16 @@ class Job:
       for name, feed in self.data.evaluation.items()
     }
 
+  def for_host(self, state: State) -> State:
+    """The state as `judge` and `sample` are given it: in virtual shards on one device, as their programs are then."""
+    return jax.tree.map(lambda x: x.addressable_data(0), state) if self.layout.shards else state
+
   def scores(self, state: State, splits: Sequence[str]) -> dict[str, float]:
     """{"split/metric": value} of each split, and the task's own judgement where it has one."""
     found = {}
     if self.task.judge is not None:
-      found |= self.task.judge(state, steps.step_key(self.config.seed, state.step))
+      alone = self.for_host(state)
+      found |= self.task.judge(alone, steps.step_key(self.config.seed, alone.step))
     for split in splits:
       summary = self.task.summarize(self._evaluations[split](state))
       found |= {f"{split}/{name}": value for name, value in summary.items()}

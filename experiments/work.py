@@ -154,12 +154,13 @@ def _train(
     scores = [(step, value) for step, value in scores]
     update = job.one_update(call, flops())
     sample_key, shown = jax.random.key(config.seed), SAMPLES[job.task.sampled]
+    sample = None if job.task.sample is None else lambda state: job.task.sample(job.for_host(state), sample_key, shown)
     try:
       with Profile(plan.profile, workdir / "profile", call.text, report.note) as profile:
         state = loop.fit(
           plan, state, call, job.data.train, lambda state: job.scores(state, watched),
           checkpoints=checkpoints, report=report, scores=scores, stop=stopping, update=update, profile=profile,
-          sample=None if job.task.sample is None else lambda state: job.task.sample(state, sample_key, shown),
+          sample=sample,
         )  # fmt: skip
     except loop.BadNumbers as error:
       report.note(f"{error}: stopped; try a smaller --optim.learning_rate, or --optim.clip_norm=1")

@@ -2,21 +2,41 @@
 
 A floating-point sum depends on the order of its terms, and what a compiler makes of an operation on the shapes of its
 arrays and on what stands beside it. So each shard's part of a step is computed alone, one after the other, by a loop
-whose body is the same program however many shards a device has; and sums over shards go up one balanced binary tree:
+whose body has the same shapes however many shards a device has; and sums over shards go up one balanced binary tree:
 pairs of neighbours, pairs of pairs, first on a device and then between devices. a + b has the bits of b + a, so all
 devices come to the same sum.
 
-What a device holds beside one shard's gradient are log2(V/n) + 1 partial sums, V shards on n devices. Dividing random
-numbers and counting is `collectives`' affair.
+XLA yet fuses operations differently in a program of one device and in one of several. What a fusion changes are a
+multiply and an add that become one instruction and are rounded once, so programs are compiled without that one
+(`compiler_options`). Only CPUs of the x86 family have such an option.
+
+What a device holds beside one shard's gradient are log2(V/n) + 1 partial sums, V shards on n devices. Random numbers
+are `collectives`' affair.
 """
 
 import dataclasses
 from collections.abc import Callable
+from platform import machine
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
+
+# AVX is the last set of instructions without the fused one; CPUs of other families pay no heed.
+CPU_OPTIONS = {"xla_cpu_max_isa": "AVX"}
+PROVED = ("x86_64", "AMD64")
+
+
+def compiler_options(platform: str) -> dict[str, Any]:
+  """Of jax.jit, for programs in virtual shards on a platform such as "cpu"."""
+  return dict(CPU_OPTIONS) if platform == "cpu" else {}
+
+
+def is_proved(platform: str) -> bool:
+  """Whether the same bits are what tests have found there, and not only the same order of sums."""
+  return platform == "cpu" and machine() in PROVED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +64,7 @@ class Shards:
 
   def each(self, function: Callable[..., Any], *parts: Any) -> Any:
     """function(number of the shard, *its parts) of each shard here, stacked (V/n, …)."""
+    parts = self._several(parts)
     shapes = jax.eval_shape(function, jnp.int32(0), *self._at(parts, 0))
     before = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     stacked = jax.tree.map(lambda x: jnp.zeros((self.here, *x.shape), x.dtype), shapes)
@@ -51,29 +72,34 @@ class Shards:
     # A shard's results are written in the next turn: what XLA makes of an operation must not depend on how many stand
     # beside each other in what it is written to.
     def turn(place, carry):
-      own, before, stacked = carry
+      (number, *own), before, stacked = carry
       stacked = self._put(stacked, before, jnp.maximum(place - 1, 0))
-      return self._at(parts, place + 1), function(self._number(place), *own), stacked
+      return self._next(number, parts, place), _row_by_row(function(number, *_row_by_row(own))), stacked
 
-    _, last, stacked = lax.fori_loop(0, self._turns, turn, (self._at(parts, 0), before, stacked))
+    _, last, stacked = lax.fori_loop(0, self._turns, turn, (self._first(parts), before, stacked))
     return self._put(stacked, last, self.here - 1)
 
   def total(self, function: Callable[..., Any], *parts: Any) -> Any:
     """The sum of function(number of the shard, *its parts) over all shards of all devices."""
+    parts = self._several(parts)
     shapes = jax.eval_shape(function, jnp.int32(0), *self._at(parts, 0))
     levels = self.here.bit_length()  # sums of 1, 2, 4, … shards that wait for their neighbours
     waiting = jax.tree.map(lambda x: jnp.zeros((levels, *x.shape), x.dtype), shapes)
 
     def turn(place, carry):
-      own, waiting = carry
-      found = function(self._number(place), *own)
+      (number, *own), waiting = carry
+      found = _row_by_row(function(number, *_row_by_row(own)))
       # As in counting up in binary: each one bit at the end of the place is a sum that this shard's side completes.
       complete = lax.population_count(place ^ (place + 1)) - 1
       found = lax.fori_loop(0, complete, lambda level, x: _add(self._at(waiting, level), x), found)
-      return self._at(parts, place + 1), self._put(waiting, found, complete)
+      return self._next(number, parts, place), self._put(waiting, found, complete)
 
-    _, waiting = lax.fori_loop(0, self._turns, turn, (self._at(parts, 0), waiting))
+    _, waiting = lax.fori_loop(0, self._turns, turn, (self._first(parts), waiting))
     return self._apart(self._between(jax.tree.map(lambda x: x[-1], waiting)))
+
+  def _several(self, parts: Any) -> Any:
+    """Of one shard here a second one beside it, never computed: a loop's body on what never changes is another one."""
+    return parts if self.here > 1 else jax.tree.map(lambda x: jnp.concatenate([x, x]), parts)
 
   def _between(self, tree: Any) -> Any:
     """The sum over devices, by recursive doubling: in each round with the device whose number differs in one bit."""
@@ -96,8 +122,11 @@ class Shards:
     """A loop whose length is known is unrolled where it has one turn, and another program then."""
     return self.here + self.zero
 
-  def _number(self, place: jax.Array) -> jax.Array:
-    return (lax.axis_index(self.axis) * self.here).astype(jnp.int32) + place
+  def _first(self, parts: Any) -> tuple:
+    return (lax.axis_index(self.axis) * self.here).astype(jnp.int32) + self.zero, *self._at(parts, 0)
+
+  def _next(self, number: jax.Array, parts: Any, place: jax.Array) -> tuple:
+    return number + 1, *self._at(parts, place + 1)
 
   def _at(self, stacked: Any, place: jax.Array | int) -> Any:
     """Beyond the last one it is the last one."""
@@ -105,6 +134,16 @@ class Shards:
 
   def _put(self, stacked: Any, tree: Any, place: jax.Array | int) -> Any:
     return jax.tree.map(lambda all, x: lax.dynamic_update_index_in_dim(all, x, place, 0), stacked, tree)
+
+
+def _row_by_row(tree: Any) -> Any:
+  """The same, laid out in memory with the last axis closest: XLA else lays one shard out otherwise than several."""
+
+  def constrain(x: jax.Array) -> jax.Array:
+    is_key = jnp.issubdtype(x.dtype, jax.dtypes.extended)
+    return x if is_key else with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+
+  return jax.tree.map(constrain, tree)
 
 
 def _add(left: Any, right: Any) -> Any:
