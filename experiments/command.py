@@ -19,6 +19,7 @@ from experiments.sample import Sampling
 from experiments.schema import Asking, Experiment
 from research.errors import UserError
 from research.parallel import agreement, processes
+from research.parallel.shards import round_twice
 from research.parallel.threads import make_room
 from research.streams import say_what_can_be_said
 
@@ -107,6 +108,8 @@ def _main(definition: Definition, arguments: Sequence[str] | None) -> int:
       return 0
     processes.join()
     request = agreement.together(lambda: read(definition, arguments))
+    if request.config.run.deterministic_shards:
+      round_twice()
     from experiments import work  # only now: Orbax is not needed to say that a flag is misspelt
 
     code = work.run(definition, request)

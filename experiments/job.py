@@ -20,6 +20,7 @@ from research.errors import UserError
 from research.kernels import choice
 from research.parallel.mesh import make_mesh
 from research.parallel.peak import peak_flops
+from research.parallel.shards import rounds_once
 from research.parallel.tables import Layout
 from research.parallel.topology import Target
 from research.task import Batch, State, Sums, Task
@@ -147,6 +148,11 @@ def make_job(
     target.check(mesh.size)
   layout = Layout(mesh, config.parallel.strategy, config.parallel.compile, config.parallel.micro_batches, shards)
   layout.check()
+  if shards and target is None and rounds_once():
+    say(
+      f"--run.deterministic_shards: a multiply and an add are rounded once on this {mesh.devices.ravel()[0].device_kind}, so bits can"
+      " differ between numbers of devices; XLA has a flag against it for x86 CPUs"
+    )
   if not config.parallel.mesh and mesh.size < (count := len(devices or jax.devices())):
     divided = f"{shards} shards" if shards else f"a batch of {config.data.batch_size}"
     say(f"on {mesh.size} of {count} devices, which divide {divided}")

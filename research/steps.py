@@ -5,7 +5,6 @@ Nothing here reads a value back from the device or decides when to do something;
 
 import concurrent.futures
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,7 @@ from research.errors import UserError
 from research.kernels import choice
 from research.parallel import arrays, collectives
 from research.parallel.activations import laid_out
-from research.parallel.shards import Shards, compiler_options
+from research.parallel.shards import Shards
 from research.parallel.tables import Layout
 from research.task import Batch, Key, Metrics, State, Sums, Task, step_key
 
@@ -72,8 +71,7 @@ class Initialization:
 
     # It runs once, and LLVM takes longer to optimise its random numbers (3 s on two cores) than plain ones to be drawn.
     on_cpu = layout.mesh.devices.ravel()[0].platform == "cpu"
-    options = {"xla_backend_optimization_level": 0} if on_cpu else {}
-    options = {"compiler_options": {**options, **_options(layout)}}
+    options = {"compiler_options": {"xla_backend_optimization_level": 0}} if on_cpu else {}
     inputs = feed.inputs(0)
     whole = jax.jit(initialize, out_shardings=layout.replicated, **options)
     shapes = whole.eval_shape(inputs)
@@ -134,8 +132,7 @@ def training_call(
       counts[count] = arrays.put(np.int32(count), layout.replicated)
     return counts[count]
 
-  placed = (_shardings(abstract), layout.replicated)
-  program = jax.jit(updates, donate_argnums=0, out_shardings=placed, compiler_options=_options(layout))
+  program = jax.jit(updates, donate_argnums=0, out_shardings=(_shardings(abstract), layout.replicated))
   compiled, *about = _begun(program, feed, abstract, begin, device_count(1))
   return TrainingCall(lambda state, inputs, count: compiled()(state, inputs, device_count(count)), *about)
 
@@ -163,8 +160,7 @@ def training_program(
 ) -> jax.stages.Wrapped:
   """(state, inputs) → (state after one update, its metrics), jitted; the state is donated."""
   update = _update(task, feed, transform, seed, layout)
-  placed = (_shardings(abstract), layout.replicated)
-  return jax.jit(update, donate_argnums=0, out_shardings=placed, compiler_options=_options(layout))
+  return jax.jit(update, donate_argnums=0, out_shardings=(_shardings(abstract), layout.replicated))
 
 
 def evaluation_shapes(task: Task, feed: Feed, transform: Transform, state: State) -> Sums:
@@ -202,8 +198,7 @@ def evaluation_call(task: Task, feed: Feed, transform: Transform, layout: Layout
   def add_batch(state: State, sums: Sums, inputs: Any, number: jax.Array) -> tuple[Sums, jax.Array]:
     return metrics.add(sums, batch_sums(state, inputs, number)), number + 1
 
-  options = _options(layout)
-  compiled = jax.jit(add_batch, out_shardings=layout.replicated, donate_argnums=(1, 3), compiler_options=options)
+  compiled = jax.jit(add_batch, out_shardings=layout.replicated, donate_argnums=(1, 3))
 
   def evaluate(state: State) -> Sums:
     number = arrays.put(np.int32(0), layout.replicated)
@@ -235,7 +230,7 @@ def examples(
     parts = collectives.split(batch)
     return collectives.merge(collectives.each(lambda batch: whole(state, batch), parts))
 
-  @functools.partial(jax.jit, compiler_options=None if layout is None else _options(layout))
+  @jax.jit
   def rows(state: State, inputs: Any, number: jax.Array):
     batch = feed.batch(inputs, number)
     if layout is not None and layout.shards:
@@ -267,11 +262,6 @@ def _update(
     return task.step(state, collectives.merge(parts), task_key)
 
   return update
-
-
-def _options(layout: Layout) -> dict[str, Any]:
-  """jax.jit's compiler_options."""
-  return compiler_options(layout.mesh.devices.ravel()[0].platform) if layout.shards else {}
 
 
 def _over_shards(layout: Layout, function: Callable[..., Any], out: PartitionSpec) -> Callable[..., Any]:

@@ -8,35 +8,38 @@ devices come to the same sum.
 
 XLA yet fuses operations differently in a program of one device and in one of several. What a fusion changes are a
 multiply and an add that become one instruction and are rounded once, so programs are compiled without that one
-(`compiler_options`). Only CPUs of the x86 family have such an option.
+(`round_twice`). Only for CPUs of the x86 family has XLA such a flag.
 
 What a device holds beside one shard's gradient are log2(V/n) + 1 partial sums, V shards on n devices. Random numbers
 are `collectives`' affair.
 """
 
 import dataclasses
-from collections.abc import Callable
-from platform import machine
+import os
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
-# AVX is the last set of instructions without the fused one; CPUs of other families pay no heed.
-CPU_OPTIONS = {"xla_cpu_max_isa": "AVX"}
-PROVED = ("x86_64", "AMD64")
+# AVX is x86's last set of instructions without the fused one.
+UNFUSED = "--xla_cpu_max_isa=AVX"
 
 
-def compiler_options(platform: str) -> dict[str, Any]:
-  """Of jax.jit, for programs in virtual shards on a platform such as "cpu"."""
-  return dict(CPU_OPTIONS) if platform == "cpu" else {}
+def round_twice(environment: MutableMapping[str, str] = os.environ) -> None:
+  """Before the first device is asked for: programs for CPUs are compiled without a fused multiply and add."""
+  flags = environment.get("XLA_FLAGS", "").split()
+  if UNFUSED not in flags:
+    environment["XLA_FLAGS"] = " ".join([*flags, UNFUSED])
 
 
-def is_proved(platform: str) -> bool:
-  """Whether the same bits are what tests have found there, and not only the same order of sums."""
-  return platform == "cpu" and machine() in PROVED
+def rounds_once() -> bool:
+  """Whether programs here have the fused instruction all the same: then only the order of sums is certain."""
+  near = np.full(1024, 1 + 2**-12, np.float32)
+  return bool(np.any(jax.jit(lambda a, b, c: a * b + c)(near, near, -near * near)))
 
 
 @dataclasses.dataclass(frozen=True)
