@@ -149,9 +149,10 @@ def make_job(
   layout = Layout(mesh, config.parallel.strategy, config.parallel.compile, config.parallel.micro_batches, shards)
   layout.check()
   if shards and target is None and rounds_once():
+    kind = mesh.devices.ravel()[0].device_kind
     say(
-      f"--run.deterministic_shards: a multiply and an add are rounded once on this {mesh.devices.ravel()[0].device_kind}, so bits can"
-      " differ between numbers of devices; XLA has a flag against it for x86 CPUs"
+      f"--run.deterministic_shards: {kind} rounds a multiply and an add once, so bits can"
+      " differ between numbers of devices; XLA has a flag against that for x86 CPUs alone"
     )
   if not config.parallel.mesh and mesh.size < (count := len(devices or jax.devices())):
     divided = f"{shards} shards" if shards else f"a batch of {config.data.batch_size}"

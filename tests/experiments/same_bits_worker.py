@@ -1,4 +1,4 @@
-"""Trains families on several numbers of devices and prints what came of it, a JSON line each: [family, devices, digests].
+"""Trains families on several numbers of devices and prints a JSON line of each: [family, devices, digests].
 
   python -m tests.experiments.same_bits_worker FLAG,FLAG,… DEVICES,DEVICES,… FAMILY …
 """
@@ -18,7 +18,8 @@ from tests.experiments.test_strategies import job_of
 
 IMAGES = ["--data.pad_crop=1", "--data.randaugment=1", "--data.mixup=0.2"]
 MORE = {
-  "linear": [], "mlp": ["--model.dropout=0.3", "--optim.clip_norm=1"], "cnn": IMAGES, "cnn, resnet": ["--data.cutout=3"],
+  "linear": [], "mlp": ["--model.dropout=0.3", "--optim.clip_norm=1"], "cnn": IMAGES,
+  "cnn, resnet": ["--data.cutout=3"],
   "gan": ["--gan.loss=hinge", "--model.conditional"], "gan, averaged": ["--model.spectral_norm"],
   "autoencoder": ["--model.kind=variational"], "gpt": ["--model.dropout=0.1"], "gpt, experts": ["--model.dropout=0.1"],
   "bert": ["--model.dropout=0.1"], "vit": ["--model.dropout=0.1", "--data.flip"], "text": [], "forecast": [],

@@ -1,53 +1,111 @@
-"""`--run.deterministic_shards`: the same bits on any number of devices, for every experiment there is."""
+"""`--run.deterministic_shards`: the same bits on any number of devices, for every experiment there is.
 
-import hashlib
+With `lax.psum` in the place of `Shards._between`, with one multiply-add (no `round_twice`), or with one random key for
+all shards in the place of `collectives.own`'s, tests here fail.
+"""
 
-import jax
-import numpy as np
+import json
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 
-from tests.experiments.test_strategies import EXPERIMENTS, FAMILIES, job_of
+from experiments import command as commands
+from experiments.mlp.__main__ import EXPERIMENT as MLP
+from tests import started
+from tests.experiments import same_bits_worker, test_resume
+from tests.experiments.test_strategies import EXPERIMENTS
 
-SHARDS = 8
-IMAGES = ["--data.pad_crop=1", "--data.randaugment=1", "--data.mixup=0.2"]
-MORE = {
-  "linear": [], "mlp": ["--model.dropout=0.3"], "cnn": [*IMAGES], "cnn, resnet": ["--data.cutout=3"],
-  "gan": ["--gan.loss=hinge", "--model.conditional"],
-  "gan, averaged": ["--model.spectral_norm"],
-  "autoencoder": ["--model.kind=variational"],
-  "gpt": ["--model.dropout=0.1"],
-  "gpt, experts": ["--model.dropout=0.1"],
-  "bert": ["--model.dropout=0.1"], "vit": ["--model.dropout=0.1", "--data.flip"], "text": [], "forecast": [],
-}  # fmt: skip
-RULE = ["--optim.ema_decay=0.9", f"--run.deterministic_shards={SHARDS}", "--data.eval_batch_size=48"]
+SHARDS = "--run.deterministic_shards=8"
+QUICK = ("mlp", "gan", "gpt")
 
 
-def digest(tree):
-  """SHA-256 of each leaf's bytes, by its path."""
-  flat, _ = jax.tree_util.tree_flatten_with_path(jax.device_get(tree))
-  return {
-    jax.tree_util.keystr(path): hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()[:16] for path, leaf in flat
-  }
+def on(devices, family, *flags):
+  """{devices: digests} in a process of its own: XLA's flag against fused multiply-adds is read when one starts."""
+  command = [sys.executable, "-m", "tests.experiments.same_bits_worker", ",".join(flags), devices, family]
+  done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=560)
+  assert done.returncode == 0, done.stderr
+  return {count: digests for _, count, digests in map(json.loads, done.stdout.splitlines())}
 
 
-def trained(family, flags, updates=3):
-  """Digests of each update's metrics, of the state after them, and of what evaluation sums up."""
-  job = job_of(family, [*MORE[family], *flags])
-  call, state, told = job.training_call(), job.initial_state(), [digest(job.initial_state())]
-  for step in range(updates):
-    state, metrics = call(state, job.data.train.inputs(step), 1)
-    told.append(digest(metrics))
-  job.data.train.close()
-  sums = {name: evaluate(state) for name, evaluate in job._evaluations.items()}
-  return {"metrics": told, "state": digest(state), "sums": digest(sums)}
-
-
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+  "family",
+  [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in same_bits_worker.MORE],
+)
 def test_any_number_of_devices_gives_the_same_bits(family):
-  expected = trained(family, [*RULE, "--parallel.mesh=data:8"])
-  for devices in (2, 1):
-    assert trained(family, [*RULE, f"--parallel.mesh=data:{devices}"]) == expected, devices
+  """States, metrics, evaluation's sums; with dropout, augmentation, batch norm, averages and all that a family has."""
+  found = on("8,2,1", family, SHARDS)
+  assert found[8] == found[2]
+  assert found[8] == found[1]
 
 
 def test_every_experiment_is_here():
-  assert {family.partition(",")[0] for family in MORE} == set(EXPERIMENTS)
+  assert {family.partition(",")[0] for family in same_bits_worker.MORE} == set(EXPERIMENTS)
+
+
+def test_grain_feeds_the_same_bits():
+  found = on("4", "linear", SHARDS, "--data.feed=grain")[4]
+  assert found == on("1", "linear", SHARDS, "--data.feed=device")[1]
+
+
+def test_without_the_flag_bits_differ():
+  """By how little, is in test_strategies.py: 2e-4 of a metric, 1e-3 of a parameter after three updates."""
+  found = on("8,1", "linear")
+  assert found[8][0] == found[1][0]  # the first state
+  assert found[8] != found[1]
+
+
+RUN = [
+  *test_resume.COMMAND, SHARDS, "--run.steps=120", "--run.eval_every=60", "--run.checkpoint_every=20",
+  "--run.log_every=10", "--model.norm=batch",
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Sharding info not provided:UserWarning")  # a bare load has no sharding to give
+def test_a_run_goes_on_with_the_same_bits_on_fewer_devices(tmp_path):
+  """8 devices, killed; 2, asked to stop; 1 to the end: its lines, state and result are those of 8 alone."""
+  whole, workdir = tmp_path / "whole", tmp_path / "run"
+  for step, devices, number in ((20, 8, signal.SIGKILL), (60, 2, signal.SIGTERM)):
+    process = test_resume.start(workdir, [*RUN, f"--parallel.mesh=data:{devices}"])
+    test_resume.wait_for_step(process, workdir, step)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+  assert "going on from step" in test_resume.finish(workdir, [*RUN, "--parallel.mesh=data:1"])
+  test_resume.finish(whole, [*RUN, "--parallel.mesh=data:8"])
+  test_resume.assert_same(whole, workdir)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Sharding info not provided:UserWarning")
+def test_two_processes_of_four_devices_are_one_of_eight(tmp_path):
+  flags = [*RUN[3:], "--parallel.mesh=data:8"]
+  ended = started.run(2, ["-m", "experiments.mlp", *flags, f"--workdir={tmp_path / 'two'}"])
+  assert [code for code, *_ in ended] == [0, 0], ended
+  test_resume.finish(tmp_path / "one", [*RUN, "--parallel.mesh=data:8"])
+  test_resume.assert_same(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+  ("flags", "said"),
+  [
+    (["--run.deterministic_shards=6"], "--run.deterministic_shards=6 is no power of two; 4 is"),
+    (["--run.deterministic_shards=7"], "--run.deterministic_shards=7 is no power of two; 8 is"),
+    (["--data.batch_size=20"], "does not divide into --run.deterministic_shards=8; 24 would"),
+    (["--optim.micro_batches=4"], "into --run.deterministic_shards=8 of 4 parts; 32 would"),
+    (["--parallel.strategy=fsdp"], "is for --parallel.strategy=dp, and not for fsdp"),
+    (["--parallel.strategy=auto"], "is for --parallel.strategy=dp, and not for auto"),
+    (["--parallel.compile=pmap"], "leave --parallel.compile out"),
+    (["--run.deterministic_shards=4", "--parallel.mesh=data:8"], "over 8 devices; --parallel.mesh=data:4 would do"),
+    (["--run.deterministic_shards=16", "--parallel.mesh=data:3"], "over 3 devices; --parallel.mesh=data:2 would do"),
+  ],
+)
+def test_what_cannot_be_is_one_line(flags, said, tmp_path, capsys, monkeypatch):
+  monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])  # to be as it was
+  arguments = ["--config=iris", "--data.batch_size=16", SHARDS, *flags, f"--workdir={tmp_path / 'run'}"]
+  assert commands.main(MLP, arguments) == 2
+  error = capsys.readouterr().err
+  assert error.count("\n") == 1, error
+  assert said in error
+  assert not (tmp_path / "run").exists()
