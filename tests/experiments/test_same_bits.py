@@ -58,8 +58,8 @@ def test_without_the_flag_bits_differ():
 
 
 RUN = [
-  *test_resume.COMMAND, SHARDS, "--run.steps=120", "--run.eval_every=60", "--run.checkpoint_every=20",
-  "--run.log_every=10", "--model.norm=batch",
+  *test_resume.COMMAND, SHARDS, "--run.steps=60", "--run.eval_every=60", "--run.checkpoint_every=10",
+  "--run.log_every=5", "--model.norm=batch",
 ]  # fmt: skip
 
 
@@ -67,7 +67,7 @@ RUN = [
 def test_a_run_goes_on_with_the_same_bits_on_fewer_devices(tmp_path):
   """8 devices, killed; 2, asked to stop; 1 to the end: its lines, state and result are those of 8 alone."""
   whole, workdir = tmp_path / "whole", tmp_path / "run"
-  for step, devices, number in ((20, 8, signal.SIGKILL), (60, 2, signal.SIGTERM)):
+  for step, devices, number in ((10, 8, signal.SIGKILL), (30, 2, signal.SIGTERM)):
     process = test_resume.start(workdir, [*RUN, f"--parallel.mesh=data:{devices}"])
     test_resume.wait_for_step(process, workdir, step)
     process.send_signal(number)
