@@ -21,6 +21,7 @@ from experiments.schema import Asking, Experiment, Resuming
 from research.errors import UserError
 from research.goodput import process_age
 from research.parallel import agreement, processes
+from research.parallel.shards import round_twice
 from research.parallel.threads import make_room
 from research.streams import say_what_can_be_said
 
@@ -114,6 +115,8 @@ def _main(definition: Definition, arguments: Sequence[str] | None) -> int:
     processes.join()
     request = agreement.together(lambda: read(definition, arguments))
     request = dataclasses.replace(request, age=age + time.monotonic() - began)
+    if request.config.run.deterministic_shards:
+      round_twice()
     from experiments import work  # only now: Orbax is not needed to say that a flag is misspelt
 
     code = work.run(definition, request)

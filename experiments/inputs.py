@@ -65,7 +65,7 @@ def make_inputs(config: Experiment, splits: Splits, layout: Layout, *, promised:
     )
   evaluation = {}
   for name, source in parts.items():
-    plan = feeds.InOrder(_eval_batch(data.eval_batch_size, source.size, layout.ways), source.size)
+    plan = feeds.InOrder(_eval_batch(data.eval_batch_size, source.size, layout.shards or layout.ways), source.size)
     kind = "device" if train.resident else "grain"
     (evaluation[name],) = feeds.make_feeds(source, mesh, [plan], kind=kind, budget_bytes=budget, **how)
   augment, prepare = make_transforms(data, splits, config.pixels)

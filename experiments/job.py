@@ -21,6 +21,7 @@ from research.errors import UserError
 from research.kernels import choice
 from research.parallel.mesh import make_mesh
 from research.parallel.peak import peak_flops
+from research.parallel.shards import rounds_once
 from research.parallel.tables import Layout
 from research.parallel.topology import Target
 from research.recovery import Cause, cause_of
@@ -108,6 +109,10 @@ class Job:
       for name, feed in self.data.evaluation.items()
     }
 
+  def for_host(self, state: State) -> State:
+    """The state as `judge` and `sample` are given it: in virtual shards on one device, as their programs are then."""
+    return jax.tree.map(lambda x: x.addressable_data(0), state) if self.layout.shards else state
+
   def scores(
     self, state: State, splits: Sequence[str], stop: Callable[[], bool] = lambda: False
   ) -> dict[str, float]:
@@ -117,7 +122,8 @@ class Job:
     """
     found = {}
     if self.task.judge is not None:
-      found |= self.task.judge(state, steps.step_key(self.config.seed, state.step))
+      alone = self.for_host(state)
+      found |= self.task.judge(alone, steps.step_key(self.config.seed, alone.step))
     for split in splits:
       summary = self.task.summarize(self._evaluations[split](state, stop))
       found |= {f"{split}/{name}": value for name, value in summary.items()}
@@ -152,13 +158,21 @@ def make_job(
     from experiments import automatic
 
     config = automatic.choose(definition, config, splits, say, target)
-  mesh = make_mesh(config.parallel.mesh, config.data.batch_size // config.batch_parts, devices)
+  shards = config.run.deterministic_shards
+  mesh = make_mesh(config.parallel.mesh, shards or config.data.batch_size // config.batch_parts, devices)
   if target is not None:
     target.check(mesh.size)
-  layout = Layout(mesh, config.parallel.strategy, config.parallel.compile, config.parallel.micro_batches)
+  layout = Layout(mesh, config.parallel.strategy, config.parallel.compile, config.parallel.micro_batches, shards)
   layout.check()
+  if shards and target is None and rounds_once():
+    kind = mesh.devices.ravel()[0].device_kind
+    say(
+      f"--run.deterministic_shards: {kind} rounds a multiply and an add once, so bits can"
+      " differ between numbers of devices; XLA has a flag against that for x86 CPUs alone"
+    )
   if not config.parallel.mesh and mesh.size < (count := len(devices or jax.devices())):
-    say(f"on {mesh.size} of {count} devices, which divide a batch of {config.data.batch_size}")
+    divided = f"{shards} shards" if shards else f"a batch of {config.data.batch_size}"
+    say(f"on {mesh.size} of {count} devices, which divide {divided}")
   data = inputs.make_inputs(config, splits, layout, promised=target is not None)
   plan = make_plan(config, splits.train.size)
   task = definition.build(config, splits, plan.total_steps)

@@ -55,6 +55,9 @@ class Run:
   steps_per_call: int = flag(1, "updates in one compiled call, where the data live on the device", low=1)
   best_metric: str = flag("", "metric whose best checkpoint is restored at the end, such as validation/accuracy")
   patience: int = flag(0, "evaluations without a better --run.best_metric before stopping; 0: never", low=0)
+  deterministic_shards: int = flag(
+    0, "V, parts of a batch computed alone and added in one order: the same bits on 1, 2, … V devices; 0: off", low=0
+  )
   grace_seconds: float = flag(
     25.0, "seconds after SIGINT or SIGTERM at which the process ends, saved or not", low=0.5, high=1e6, curve=False
   )
@@ -275,5 +278,24 @@ class Experiment:
       raise UserError("flags: --optim.warmup_steps and --optim.warmup_fraction are both given; give one of them")
     if run.steps_per_call > 1 and data.feed == "grain":
       raise UserError("flags: --run.steps_per_call above 1 needs the data on the device: --data.feed=device")
+    self._check_shards()
     if optim.name in ("sgd", "momentum", "nesterov") and optim.learning_rate == 0:
       raise UserError("flags: --optim.learning_rate=0 trains nothing; 0.1 is usual for SGD")
+
+  def _check_shards(self) -> None:
+    shards, batch, parts = self.run.deterministic_shards, self.data.batch_size, self.batch_parts
+    if not shards:
+      return
+    if shards & (shards - 1):
+      near = sorted((2 ** (shards.bit_length() - 1), 2 ** shards.bit_length()), key=lambda power: abs(power - shards))
+      raise UserError(f"flags: --run.deterministic_shards={shards} is no power of two; {near[0]} is")
+    if self.parallel.strategy != "dp":
+      raise UserError(
+        f"flags: --run.deterministic_shards is for --parallel.strategy=dp, and not for {self.parallel.strategy}"
+      )
+    if batch % (shards * parts):
+      raise UserError(
+        f"flags: --data.batch_size={batch} does not divide into --run.deterministic_shards={shards}"
+        + (f" of {parts} parts" if parts > 1 else "")
+        + f"; {-(-batch // (shards * parts)) * shards * parts} would"
+      )

@@ -173,15 +173,14 @@ def _train(
     scores = [(step, value) for step, value in scores]
     update = job.one_update(call, flops())
     sample_key, shown = jax.random.key(config.seed), SAMPLES[job.task.sampled]
+    sample = None if job.task.sample is None else lambda state: job.task.sample(job.for_host(state), sample_key, shown)
     try:
       with Profile(plan.profile, workdir / "profile", call.text, report.note) as profile:
         state = loop.fit(
           plan, state, call, job.data.train, lambda state: job.scores(state, watched, stopping),
           clock=clock, rescue=rescue, unjudged=start > 0 and plan.evaluates(start) and not judged,
           checkpoints=checkpoints, report=report, scores=scores, stop=stopping, update=update, profile=profile,
-          watch=watch,
-          sample=None if job.task.sample is None else lambda state: job.task.sample(state, sample_key, shown),
-          find_cause=job.find_cause,
+          watch=watch, sample=sample, find_cause=job.find_cause,
         )  # fmt: skip
     except BadNumbers as error:
       report.note(str(error))
@@ -278,7 +277,7 @@ def _rows(job: Job, state: State):
   name = next((name for name in ("test", "validation") if name in job.data.evaluation), None)
   if name is None or job.task.per_example is None:
     return None, None
-  rows = steps.examples(job.task, job.data.evaluation[name], job.data.prepare, state)
+  rows = steps.examples(job.task, job.data.evaluation[name], job.data.prepare, state, job.layout)
   source = getattr(job.data.splits, name)
   has_images = "image" in source.schema.features
   return rows, (lambda indices: source.gather(indices)["image"]) if has_images else None

@@ -137,11 +137,12 @@ def adversarial(
   def normalised(params: Any, vectors: Any, steps: int) -> tuple[Any, Any]:
     return spectral.normalise(params, vectors, steps) if game.spectral_norm else (params, vectors)
 
-  def update_discriminator(mine: Any, real: jax.Array, fake: jax.Array, label_B: jax.Array, key: Key):
-    """mine: (params, opt_state, statistics, singular vectors) → (the same after one update, metrics)."""
+  def update_discriminator(mine: Any, parts: Any, key: Key):
+    """mine: (params, opt_state, statistics, singular vectors), parts: (real, fake, label_B), as `collectives.each`
+    takes them → (mine after one update, metrics)."""
     params, opt_state, statistics, vectors = mine
 
-    def loss_of(params):
+    def loss_of(params, real, fake, label_B):
       weights, newer = normalised(params, vectors, steps=1)
       real_B, after_real = players.score(weights, statistics, real, label_B)
       fake_B, after_fake = players.score(weights, after_real, fake, label_B)
@@ -169,7 +170,8 @@ def adversarial(
           loss = loss + weight * found[name]
       return loss, (after_fake, newer, found)
 
-    gradients, (statistics, vectors, found) = collectives.mean(jax.grad(loss_of, has_aux=True)(params))
+    slopes = jax.grad(loss_of, has_aux=True)
+    gradients, (statistics, vectors, found) = collectives.mean_of(lambda *part: slopes(params, *part), *parts)
     updates, opt_state = optimizers["discriminator"].update(gradients, opt_state, params)
     found["discriminator_gradient_norm"] = optax.tree.norm(gradients)
     vectors = jax.lax.stop_gradient(vectors)
@@ -185,10 +187,14 @@ def adversarial(
       state.extra.get("spectral"),
     )  # fmt: skip
 
+    def fakes(params, noise_key, real, label_B):
+      return players.make(params, statistics, players.noise(noise_key, real.shape[0]), label_B)
+
     def extra_update(theirs, part):
-      real, label_B, (noise_key, penalty_key) = part
-      fake, _ = players.make(params, statistics, players.noise(noise_key, real.shape[0]), label_B)
-      theirs, found = update_discriminator(theirs, real, fake, label_B, penalty_key)
+      *examples, (noise_key, penalty_key) = part
+      real, label_B = collectives.split(tuple(examples))
+      fake = collectives.each(lambda *part: fakes(params, noise_key, *part)[0], real, label_B)
+      theirs, found = update_discriminator(theirs, (real, fake, label_B), penalty_key)
       return theirs, found["discriminator_gradient_norm"]
 
     if game.critic_steps > 1:
@@ -196,23 +202,25 @@ def adversarial(
       theirs, earlier_norms = jax.lax.scan(extra_update, theirs, (*earlier, (keys[:-1, 0], keys[:-1, 1])))
 
     # The last update and the generator's answer share their fakes: one forward pass, as in PyTorch's DCGAN.
-    real, label_B = jax.tree.map(lambda x: x[-1], (real, label))
-    z_BZ = players.noise(keys[-1, 0], real.shape[0])
-    fake, pull_back, made = jax.vjp(
-      lambda params: players.make(params, statistics, z_BZ, label_B), params, has_aux=True
+    real, label_B = collectives.split(jax.tree.map(lambda x: x[-1], (real, label)))
+    fake, pull_back, made = collectives.vjp_of(
+      lambda params, *part: fakes(params, keys[-1, 0], *part), params, real, label_B
     )
     before = theirs
-    theirs, found = update_discriminator(theirs, real, fake, label_B, keys[-1, 1])
+    theirs, found = update_discriminator(theirs, (real, fake, label_B), keys[-1, 1])
     opponent, _, opponent_statistics, vectors = before if game.simultaneous else theirs
     weights, _ = normalised(opponent, vectors, steps=0)
 
-    def generator_loss(fake):
+    def generator_loss(fake, real, label_B):
       fake_B, _ = players.score(weights, opponent_statistics, fake, label_B)
       real_B = players.score(weights, opponent_statistics, real, label_B)[0] if game.loss.compares else fake_B
       return game.loss.generator(real_B, fake_B).mean()
 
-    loss, gradient = jax.value_and_grad(generator_loss)(fake)
-    loss, made, (gradients,) = collectives.mean((loss, made, pull_back(gradient)))
+    def answer(fake, real, label_B, made):
+      loss, gradient = jax.value_and_grad(generator_loss)(fake, real, label_B)
+      return loss, made, pull_back(gradient, real, label_B)
+
+    loss, made, gradients = collectives.mean_of(answer, fake, real, label_B, made)
     updates, opt_state = optimizers["generator"].update(gradients, state.opt_state["generator"], params)
     params = optax.apply_updates(params, updates)
 

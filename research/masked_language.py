@@ -21,6 +21,7 @@ from research.flops import training_flops
 from research.masking import Masked, Masking
 from research.models.bert import Bert
 from research.models.transformer_flops import unasked
+from research.parallel import collectives
 from research.parallel.tables import logical_axes
 from research.task import Batch, Key, Metrics, State, Sums, Task
 
@@ -98,8 +99,9 @@ def masked_language_modelling(
 
   def step(state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
     masking_key, dropout_key = jax.random.split(key)
+    parts = collectives.each(lambda batch: masked(batch, masking_key), collectives.split(batch))
     gradients, _, sums = optim.accumulate_gradients(
-      gradients_of, state.params, masked(batch, masking_key), micro_batches, extra={}, key=dropout_key
+      gradients_of, state.params, collectives.merge(parts), micro_batches, extra={}, key=dropout_key
     )
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

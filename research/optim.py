@@ -161,9 +161,9 @@ def accumulate_gradients(
   Returns: gradients, the last extra, the sums of all micro-batches; where the batch is in parts on several devices
     (`parallel.collectives`), those of the whole batch. Raises UserError where M does not divide B.
   """
-  gradients, weight, extra, sums = _of_this_part(gradient_function, params, batch, micro_batches, extra, key)
-  gradients = collectives.weighted_mean(gradients, weight)
-  return gradients, collectives.mean(extra), collectives.total(sums)
+  return collectives.combined(
+    lambda batch: _of_this_part(gradient_function, params, batch, micro_batches, extra, key), collectives.split(batch)
+  )
 
 
 def _of_this_part(gradient_function, params, batch, micro_batches, extra, key):

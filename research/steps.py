@@ -20,6 +20,7 @@ from research.errors import UserError
 from research.kernels import choice
 from research.parallel import arrays, collectives
 from research.parallel.activations import laid_out
+from research.parallel.shards import Shards
 from research.parallel.tables import Layout, parts
 from research.signals import Stopped
 from research.task import Batch, Key, Metrics, State, Sums, Task, step_key
@@ -195,8 +196,17 @@ def evaluation_shapes(task: Task, feed: Feed, transform: Transform, state: State
 def _batch_sums(
   task: Task, feed: Feed, transform: Transform, layout: Layout | None
 ) -> Callable[[State, Any, jax.Array], Sums]:
+  def prepared(batch: Batch) -> Batch:
+    return transform(batch, jax.random.key(0))  # evaluation's transforms draw nothing
+
+  def by_shards(state: State, batch: Batch) -> Sums:
+    return collectives.total_of(lambda batch: task.evaluate(state, prepared(batch)), collectives.split(batch))
+
   def batch_sums(state: State, inputs: Any, number: jax.Array) -> Sums:
-    batch = transform(feed.batch(inputs, number), jax.random.key(0))  # evaluation's transforms draw nothing
+    batch = feed.batch(inputs, number)
+    if layout is not None and layout.shards:
+      return _over_shards(layout, by_shards, PartitionSpec())(state, batch)
+    batch = prepared(batch)
     with laid_out(layout):
       return task.evaluate(state, batch)
 
@@ -238,13 +248,25 @@ def evaluation_call(
   return evaluate
 
 
-def examples(task: Task, feed: Feed, transform: Transform, state: State) -> dict[str, np.ndarray]:
+def examples(
+  task: Task, feed: Feed, transform: Transform, state: State, layout: Layout | None = None
+) -> dict[str, np.ndarray]:
   """Per-example values of the feed's whole split, in its order, for the report. {name: array_N}, with "index"."""
+
+  def whole(state: State, batch: Batch) -> dict[str, jax.Array]:
+    batch = transform(batch, jax.random.key(0))
+    return {**task.per_example(state, batch), "index": batch["index"]}
+
+  def by_shards(state: State, batch: Batch) -> dict[str, jax.Array]:
+    parts = collectives.split(batch)
+    return collectives.merge(collectives.each(lambda batch: whole(state, batch), parts))
 
   @jax.jit
   def rows(state: State, inputs: Any, number: jax.Array):
-    batch = transform(feed.batch(inputs, number), jax.random.key(0))
-    return {**task.per_example(state, batch), "index": batch["index"]}, batch["mask"]
+    batch = feed.batch(inputs, number)
+    if layout is not None and layout.shards:
+      return _over_shards(layout, by_shards, PartitionSpec("data"))(state, batch), batch["mask"]
+    return whole(state, batch), batch["mask"]
 
   parts = []
   for step in range(len(feed.plan)):
@@ -264,9 +286,8 @@ def facts_call(
   """
 
   def facts(state: State, inputs: Any) -> dict[str, Any]:
-    data_key, task_key = jax.random.split(step_key(seed, state.step))
     given = feed.batch(inputs, state.step)
-    new, found = _step(task, layout)(state, transform(given, data_key), task_key)
+    new, found = _from_data(task, transform, layout)(state, given, step_key(seed, state.step))
     floats = {name: x for name, x in given.items() if jnp.issubdtype(x.dtype, jnp.floating)}
     return {
       "index": given["index"],
@@ -284,14 +305,43 @@ def _update(
   task: Task, feed: Feed, transform: Transform, seed: int, layout: Layout, rules: guard.Rules
 ) -> Callable[[State, Any], tuple[State, Metrics]]:
   """(state, inputs) → (state after one update, its metrics), the step as the layout compiles it."""
-  step = guard.guarded(_step(task, layout), rules)
+  step = guard.guarded(_from_data(task, transform, layout), rules)
+  return lambda state, inputs: step(state, feed.batch(inputs, state.step), step_key(seed, state.step))
 
-  def update(state: State, inputs: Any) -> tuple[State, Metrics]:
-    data_key, task_key = jax.random.split(step_key(seed, state.step))
-    batch = transform(feed.batch(inputs, state.step), data_key)
-    return step(state, batch, task_key)
 
-  return update
+def _from_data(
+  task: Task, transform: Transform, layout: Layout
+) -> Callable[[State, Batch, Key], tuple[State, Metrics]]:
+  """(state, what a feed gives, the update's key) → the step, of what the transform makes of it."""
+
+  def whole(state: State, given: Batch, key: Key) -> tuple[State, Metrics]:
+    data_key, task_key = jax.random.split(key)
+    return _step(task, layout)(state, transform(given, data_key), task_key)
+
+  def by_shards(state: State, given: Batch, data_key: Key, task_key: Key) -> tuple[State, Metrics]:
+    parts = collectives.each(lambda part: transform(part, data_key), collectives.split(given))
+    return task.step(state, collectives.merge(parts), task_key)
+
+  def over_shards(state: State, given: Batch, key: Key) -> tuple[State, Metrics]:
+    return _over_shards(layout, by_shards, PartitionSpec())(state, given, *jax.random.split(key))
+
+  return over_shards if layout.shards else whole
+
+
+def _over_shards(layout: Layout, function: Callable[..., Any], out: PartitionSpec) -> Callable[..., Any]:
+  """function(state, batch, *keys) as each device computes it of its own virtual shards."""
+
+  def part(state: State, batch: Batch, *keys: Key) -> Any:
+    zero = jnp.minimum(batch["index"][0], 0).astype(jnp.int32)  # which no compiler can know
+    with collectives.sharded(Shards("data", layout.shards, zero)):
+      return function(state, batch, *keys)
+
+  def run(state: State, batch: Batch, *keys: Key) -> Any:
+    specs = (PartitionSpec(), jax.tree.map(lambda _: PartitionSpec("data"), batch), *(PartitionSpec() for _ in keys))
+    mapped = jax.shard_map(part, mesh=layout.mesh, in_specs=specs, out_specs=out, check_vma=False)
+    return mapped(state, batch, *keys)
+
+  return run
 
 
 def _step(task: Task, layout: Layout) -> Callable[[State, Batch, Key], tuple[State, Metrics]]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from research.data.transforms import Transform
+from research.parallel.collectives import rows
 from research.task import Batch, Key
 
 MOST = 10.0  # the greatest strength, to which the ranges below belong (their table 6 and code)
@@ -30,7 +31,7 @@ def randaugment(count: int, strength: float) -> Transform:
 
   def apply(batch: Batch, key: Key) -> Batch:
     x_BHWC = batch["image"]
-    keys_B = jax.random.split(key, x_BHWC.shape[0])
+    keys_B = rows(lambda count: jax.random.split(key, count), x_BHWC.shape[0])
     altered_BHWC = jax.vmap(one)(x_BHWC.astype(jnp.float32), keys_B)
     return {**batch, "image": altered_BHWC.astype(x_BHWC.dtype)}
 

@@ -1,6 +1,7 @@
 """Pure, keyed augmentations inside the compiled step: (batch, key) → batch, so they are the same on every feed.
 
-Each leaves the batch's other arrays alone and draws only from the key it is given. Images are x_BHWC.
+Each leaves the batch's other arrays alone and draws only from the key it is given, for all examples of the batch where
+it sees a virtual shard of them (`parallel.shards`). Images are x_BHWC.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from research.parallel.collectives import own, rows
 from research.task import Batch, Key
 
 Transform = Callable[[Batch, Key], Batch]
@@ -45,7 +47,7 @@ def pad_and_crop(padding: int) -> Transform:
     height, width, channels = x_BHWC.shape[1:]
     edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     padded_BHWC = jnp.pad(x_BHWC, edges, mode="reflect" if min(height, width) > padding else "edge")
-    corner_B2 = jax.random.randint(key, (x_BHWC.shape[0], 2), 0, 2 * padding + 1)
+    corner_B2 = rows(lambda count: jax.random.randint(key, (count, 2), 0, 2 * padding + 1), x_BHWC.shape[0])
 
     def crop(x_HWC, corner_2):
       return jax.lax.dynamic_slice(x_HWC, (corner_2[0], corner_2[1], 0), (height, width, channels))
@@ -60,7 +62,7 @@ def flip() -> Transform:
 
   def apply(batch: Batch, key: Key) -> Batch:
     x_BHWC = batch["image"]
-    mirrored_B = jax.random.bernoulli(key, 0.5, (x_BHWC.shape[0], 1, 1, 1))
+    mirrored_B = rows(lambda count: jax.random.bernoulli(key, 0.5, (count, 1, 1, 1)), x_BHWC.shape[0])
     return {**batch, "image": jnp.where(mirrored_B, x_BHWC[:, :, ::-1], x_BHWC)}
 
   return apply
@@ -74,7 +76,7 @@ def cutout(size: int) -> Transform:
     batch_size, height, width, _ = x_BHWC.shape
 
     def covered(key, length):  # a run of `size` around a centre that is uniform over the axis
-      centre_B = jax.random.randint(key, (batch_size, 1), 0, length)
+      centre_B = rows(lambda count: jax.random.randint(key, (count, 1), 0, length), batch_size)
       start_B = centre_B - size // 2
       place_L = jnp.arange(length)[None, :]
       return (place_L >= start_B) & (place_L < start_B + size)
@@ -96,7 +98,7 @@ def mixup(alpha: float, classes: int) -> Transform:
     weight_key, order_key = jax.random.split(key)
     weight = jax.random.beta(weight_key, alpha, alpha, dtype=jnp.float32)
     name = "image" if "image" in batch else "features"
-    other_B = jax.random.permutation(order_key, batch[name].shape[0])
+    other_B = jax.random.permutation(own(order_key), batch[name].shape[0])
     label_BV = jax.nn.one_hot(batch["label"], classes, dtype=jnp.float32)
     return {
       **batch,

@@ -87,6 +87,7 @@ class Layout:
   strategy: str = "dp"
   compile: str = "jit"  # "jit": XLA divides the step; "shard_map", "pmap": each device's part of it is written out
   micro_batches: int = 0  # parts that a batch goes through a pipeline in; 0: as `parallel.pipeline` thinks best
+  shards: int = 0  # parts of a batch that are computed alone and added up in one order (`parallel.shards`); 0: none
 
   def check(self) -> None:
     """Raises UserError where the mesh has an axis too many or too few, or the step cannot be compiled so."""
@@ -104,6 +105,20 @@ class Layout:
       raise UserError(f"parallel: --parallel.compile={self.compile} is for --parallel.strategy=dp; jit is for all")
     if self.compile == "pmap" and len({device.process_index for device in self.mesh.devices.flat}) > 1:
       raise UserError("parallel: --parallel.compile=pmap is for one process; shard_map does the same on several")
+    if self.shards:
+      self._check_shards()
+
+  def _check_shards(self) -> None:
+    shards = f"--run.deterministic_shards={self.shards}"
+    if self.strategy != "dp":
+      raise UserError(f"parallel: {shards} is for --parallel.strategy=dp, where each device has all parameters")
+    if self.compile != "jit":
+      raise UserError(f"parallel: {shards} writes each device's part out itself; leave --parallel.compile out")
+    if self.shards % self.ways:
+      fit = 2 ** (min(self.ways, self.shards).bit_length() - 1)
+      raise UserError(
+        f"parallel: {shards} do not divide over {self.ways} devices; --parallel.mesh=data:{fit} would do"
+      )
 
   @property
   def rules(self) -> tuple[Rule, ...]:

@@ -1,8 +1,7 @@
 """Runs of every family, killed three times each at seeded moments, end as the one that nobody touched.
 
-`make faults` does it thirty times each (docs/studies/faults). Switched off once: where a checkpoint is saved a step late
-(`step + 1` in `Checkpoints.save`), and where metrics.jsonl is not cut to the checkpoint (`record.truncate_after`), each of
-these fails.
+`make faults` does it thirty times each (docs/studies/faults). Switched off once: where metrics.jsonl is not cut to the
+checkpoint (`record.truncate_after`) the lines of a killed run are others, and these fail.
 """
 
 import json
