@@ -53,6 +53,7 @@ smoke: setup
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks.loop
+	$(BIN)/python -m benchmarks.checkpoint
 	$(BIN)/python -m benchmarks.updates --write
 	$(BIN)/python -m benchmarks.kernels --write
 	$(BIN)/python -m benchmarks.precision
