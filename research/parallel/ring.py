@@ -4,8 +4,9 @@ Liu et al. 2023 (Ring Attention with Blockwise Transformers): keys and values tr
 each block of them gives is joined by its log-sum-exp, which is exact. The backward pass goes around once more and makes
 each block's scores again, so a device holds its own part of the keys and one that is passing by, whatever the length.
 
-With a causal mask the device at the ring's end sees all keys and the first one only its own: half of the time is
-waited, as no part of the text is moved to even it out. Axes as in `kernels.attention`.
+With a causal mask the device at the ring's end would see all keys and the first one only its own. So each device deals
+with one half of a part from the text's beginning and one from its end (`_dealt`): of every block of keys that passes
+by exactly half is seen, on all of them. Axes as in `kernels.attention`.
 """
 
 import functools
@@ -33,7 +34,7 @@ def attention(
   heads, groups = q_BLHK.shape[2], k_BLGK.shape[2]
   queries, keys = ("batch", "length", "heads", None), ("batch", "length", "kv_heads", None)
 
-  def run(cut: Cut, q, k, v, segments):
+  def run(cut: Cut, q, k, v, segments, positions):
     if "heads" in cut and "kv_heads" not in cut:  # too few to cut: each device takes those of its own queries
       k, v = (_own_groups(x, q.shape[2], heads // groups, cut["heads"]) for x in (k, v))
     how = {"causal": causal, "window": window, "softcap": softcap}
@@ -42,44 +43,72 @@ def attention(
     axis = cut["length"][0]
     if window:
       return by_neighbours(q, k, v, segments, axis, **how)
-    return by_ring(q, k, v, segments, axis, causal, softcap)
+    return by_ring(q, k, v, segments, positions[0] // q.shape[1], axis, causal, softcap)
 
-  ins = (queries, keys, keys, None if segment_ids is None else ("batch", "length"))
-  return spread(run, ins, queries)(q_BLHK, k_BLGK, v_BLGK, segment_ids)
-
-
-def by_ring(q, k, v, segments, axis: str, causal: bool, softcap: float) -> jax.Array:
-  """Inside a shard_map over `axis`, which cuts the length → this part's output_BLHK."""
-  return _ring(q, k, v, segments, axis, causal, softcap)
+  ins = (queries, keys, keys, None if segment_ids is None else ("batch", "length"), ("length",))
+  # Where a part is, as an array: what depends on nothing differentiation puts into a shard_map of its own, which has no
+  # arguments then, and which jaxlib 0.10.2 does not compile.
+  positions_L = jnp.arange(q_BLHK.shape[1], dtype=jnp.int32)
+  return spread(run, ins, queries)(q_BLHK, k_BLGK, v_BLGK, segment_ids, positions_L)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
-def _ring(q, k, v, segments, axis, causal, softcap):
-  return _around(q, k, v, segments, axis, causal, softcap)[0]
+def by_ring(q, k, v, segments, here: jax.Array, axis: str, causal: bool, softcap: float) -> jax.Array:
+  """Inside a shard_map over `axis`, which cuts the length → the output_BLHK of this part, the `here`-th."""
+  order = "whole" if not causal else "causal" if q.shape[1] % 2 else "dealt"
+  return _ring(q, k, v, segments, here, axis, order, softcap)
 
 
-def _forward(q, k, v, segments, axis, causal, softcap):
-  output, sums = _around(q, k, v, segments, axis, causal, softcap)
-  return output, (q, k, v, segments, output, sums)
+def _dealt(tree: Any, here: jax.Array, axis: str, *, back: bool = False) -> Any:
+  """Parts of a length, cut in order, as half-parts device i having the i-th and the i-th from the end; or back."""
+  count = lax.axis_size(axis)
+  homes = [min(half, 2 * count - 1 - half) for half in range(2 * count)]  # of each half-part of the whole length
+
+  def deal(x: jax.Array) -> jax.Array:
+    low, high = jnp.split(x, 2, axis=1)
+    ways = [[(place, homes[2 * place + odd]) for place in range(count)] for odd in (0, 1)]
+    first = here % 2 == 0  # whether this device's lower half comes of a part's first half
+    if back:
+      ways = [[(home, place) for place, home in way] for way in ways]
+      halves = jnp.where(first, low, high), jnp.where(first, high, low)
+      return jnp.concatenate([lax.ppermute(half, axis, way) for half, way in zip(halves, ways, strict=True)], axis=1)
+    even, odd = (lax.ppermute(half, axis, way) for half, way in zip((low, high), ways, strict=True))
+    return jnp.concatenate([jnp.where(first, even, odd), jnp.where(first, odd, even)], axis=1)
+
+  return jax.tree.map(deal, tree)
 
 
-def _around(q, k, v, segments, axis, causal, softcap) -> tuple[jax.Array, jax.Array]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
+def _ring(q, k, v, segments, here, axis, order, softcap):
+  return _forward(q, k, v, segments, here, axis, order, softcap)[0]
+
+
+def _forward(q, k, v, segments, here, axis, order, softcap):
+  if order == "dealt":
+    q, k, v, segments = _dealt((q, k, v, segments), here, axis)
+  output, sums = _around(q, k, v, segments, axis, order, softcap)
+  there = _dealt(output, here, axis, back=True) if order == "dealt" else output
+  return there, (q, k, v, segments, here, output, sums)
+
+
+def _around(q, k, v, segments, axis, order, softcap) -> tuple[jax.Array, jax.Array]:
   """→ (output_BLHK of q's dtype, log_sum_exp_BLH)."""
-  output, sums = kernel(q, k, v, causal=causal, segment_ids=segments, softcap=softcap)
+  output, sums = kernel(q, k, v, causal=order != "whole", segment_ids=segments, softcap=softcap)
   own = segments
 
   def turn(step, carry):
     k, v, segments, output, sums = carry
     k, v, segments = _passed((k, v, segments), axis)
 
-    def join(output, sums):
-      more, more_sums = kernel(q, k, v, segment_ids=None if segments is None else (own, segments), softcap=softcap)
-      joined = jnp.logaddexp(sums, more_sums)
-      return sum(
-        each.astype(jnp.float32) * _share(part, joined)[..., None] for each, part in ((output, sums), (more, more_sums))
-      ), joined
+    def join(queries, keys, output, sums):
+      pair = None if segments is None else (own[:, queries], segments[:, keys])
+      more, more_sums = kernel(q[:, queries], k[:, keys], v[:, keys], segment_ids=pair, softcap=softcap)
+      before, before_sums = output[:, queries], sums[:, queries]
+      joined = jnp.logaddexp(before_sums, more_sums)
+      parts = ((before, before_sums), (more, more_sums))
+      new = sum(each.astype(jnp.float32) * _share(part, joined)[..., None] for each, part in parts)
+      return output.at[:, queries].set(new), sums.at[:, queries].set(joined)
 
-    output, sums = _if_seen(step, axis, causal, join, output, sums)
+    output, sums = _seen(step, axis, order, q.shape[1], join, output, sums)
     return k, v, segments, output, sums
 
   start = (k, v, segments, output.astype(jnp.float32), sums)
@@ -87,39 +116,43 @@ def _around(q, k, v, segments, axis, causal, softcap) -> tuple[jax.Array, jax.Ar
   return output.astype(q.dtype), sums
 
 
-def _backward(axis, causal, softcap, saved, to_output):
-  q, k, v, own, output, sums = saved
+def _backward(axis, order, softcap, saved, to_output):
+  q, k, v, own, here, output, sums = saved
+  if order == "dealt":
+    to_output = _dealt(to_output, here, axis)
   # What a score's gradient subtracts, which is the whole row's: d·(o_block − o) below.
   whole = (to_output.astype(jnp.float32) * output.astype(jnp.float32)).sum(axis=-1)
 
-  def slopes(k, v, segments, diagonal):
-    """Gradients to q, k and v by one block of keys."""
+  def slopes(queries, keys, k, v, segments, diagonal=False):
+    """Gradients to those of q, k and v by a block of queries and keys."""
 
     def block(q, k, v):
-      pair = None if segments is None else (own, segments)
+      pair = None if segments is None else (own[:, queries], segments[:, keys])
       return kernel(q, k, v, causal=diagonal, segment_ids=pair, softcap=softcap)
 
-    (part, part_sums), pull = jax.vjp(block, q, k, v)
-    share = _share(part_sums, sums)
-    to_part = (to_output.astype(jnp.float32) * share[..., None]).astype(part.dtype)
-    inner = (to_output.astype(jnp.float32) * part.astype(jnp.float32)).sum(axis=-1)
-    return tuple(x.astype(jnp.float32) for x in pull((to_part, share * (inner - whole))))
+    (part, part_sums), pull = jax.vjp(block, q[:, queries], k[:, keys], v[:, keys])
+    share, slope = _share(part_sums, sums[:, queries]), to_output[:, queries].astype(jnp.float32)
+    to_part = (slope * share[..., None]).astype(part.dtype)
+    inner = (slope * part.astype(jnp.float32)).sum(axis=-1)
+    return tuple(x.astype(jnp.float32) for x in pull((to_part, share * (inner - whole[:, queries]))))
 
-  to_q, to_k, to_v = slopes(k, v, own, causal)
+  to_q, to_k, to_v = slopes(slice(None), slice(None), k, v, own, order != "whole")
 
   def turn(step, carry):
     k, v, segments, to_q, to_k, to_v = carry
     k, v, segments, to_k, to_v = _passed((k, v, segments, to_k, to_v), axis)
 
-    def add(*before):
-      return tuple(map(jnp.add, before, slopes(k, v, segments, False)))
+    def add(queries, keys, to_q, to_k, to_v):
+      more_q, more_k, more_v = slopes(queries, keys, k, v, segments)
+      return to_q.at[:, queries].add(more_q), to_k.at[:, keys].add(more_k), to_v.at[:, keys].add(more_v)
 
-    to_q, to_k, to_v = _if_seen(step, axis, causal, add, to_q, to_k, to_v)
+    to_q, to_k, to_v = _seen(step, axis, order, q.shape[1], add, to_q, to_k, to_v)
     return k, v, segments, to_q, to_k, to_v
 
   *_, to_q, to_k, to_v = lax.fori_loop(1, lax.axis_size(axis), turn, (k, v, own, to_q, to_k, to_v))
   to_k, to_v = _passed((to_k, to_v), axis)  # home, where the keys began
-  return to_q.astype(q.dtype), to_k.astype(k.dtype), to_v.astype(v.dtype), None
+  found = to_q.astype(q.dtype), to_k.astype(k.dtype), to_v.astype(v.dtype)
+  return (*(_dealt(found, here, axis, back=True) if order == "dealt" else found), None, None)
 
 
 _ring.defvjp(_forward, _backward)
@@ -154,11 +187,21 @@ def _passed(tree: Any, axis: str) -> Any:
   return lax.ppermute(tree, axis, [(here, (here + 1) % count) for here in range(count)])
 
 
-def _if_seen(step, axis: str, causal: bool, function, *arrays):
-  """function(*arrays) where the block that came `step` places is seen: with a causal mask only those from before."""
-  if not causal:
-    return function(*arrays)
-  return lax.cond(lax.axis_index(axis) >= step, function, lambda *arrays: arrays, *arrays)
+def _seen(step, axis: str, order: str, length: int, function, *arrays):
+  """function(queries, keys, *arrays), slices of what is seen of the block that came `step` places; else the arrays.
+
+  With a causal mask that is all of a block from before. Dealt, all queries see the lower half of one that comes from a
+  device before, and the upper half's queries all of one from behind.
+  """
+  everything = slice(None)
+  if order == "whole":
+    return function(everything, everything, *arrays)
+  lower, upper = slice(0, length // 2), slice(length // 2, length)
+  if order == "causal":
+    before, behind = functools.partial(function, everything, everything), lambda *arrays: arrays
+  else:
+    before, behind = functools.partial(function, everything, lower), functools.partial(function, upper, everything)
+  return lax.cond(lax.axis_index(axis) >= step, before, behind, *arrays)
 
 
 def _share(part: jax.Array, whole: jax.Array) -> jax.Array:
