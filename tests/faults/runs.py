@@ -26,10 +26,26 @@ def digests(workdir):
     for path in sorted((workdir / "samples").rglob("*"))
     if path.is_file()
   }
+  found["events"] = events(workdir / "tensorboard")
   if (workdir / "result.json").exists():
     result = json.loads((workdir / "result.json").read_text())
     found["result"] = [result["step"], sorted(result["metrics"].items()), sorted(result["best"].items())]
   return found
+
+
+def events(folder):
+  """{tag: steps} of TensorBoard's events, as its own reader finds them; speeds left out."""
+  from tensorboard.backend.event_processing import event_accumulator
+
+  reader = event_accumulator.EventAccumulator(str(folder), {"scalars": 0, "images": 0, "tensors": 0})
+  reader.Reload()
+  kinds = {"scalars": reader.Scalars, "images": reader.Images, "tensors": reader.Tensors}
+  return {
+    f"{kind}/{tag}": [event.step for event in read(tag)]
+    for kind, read in kinds.items()
+    for tag in sorted(reader.Tags()[kind])
+    if not throughput.is_one(tag)
+  }
 
 
 def lines(workdir):

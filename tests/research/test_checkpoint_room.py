@@ -1,6 +1,6 @@
 """A disk that takes no more costs neither the checkpoints that there are nor the truth about them.
 
-Switched off once: where `_settled` forgets what the thread raised, each of these fails.
+Switched off once: where `_settled` forgets what the thread raised, the first of these fails.
 """
 
 import resource
