@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import command, preflight
 from experiments.job import make_job
@@ -53,6 +54,16 @@ QUICK = {
   ("mlp", "pmap"), ("gan", "shard_map"), ("gpt", "sp"), ("gpt", "pp"), ("gpt, experts", "ep"),
 }  # fmt: skip
 EXPERIMENTS = sorted(path.parent.name for path in Path(command.__file__).parent.glob("*/__main__.py"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_is_from_the_cache():
+  """Devices of a CPU wait for each other for ever in what XLA has read from it (`experiments.work`)."""
+  jax.config.update("jax_enable_compilation_cache", False)
+  compilation_cache.reset_cache()  # that there is one is remembered
+  yield
+  jax.config.update("jax_enable_compilation_cache", True)
+  compilation_cache.reset_cache()
 
 
 def job_of(family, flags):
