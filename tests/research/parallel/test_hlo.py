@@ -111,5 +111,5 @@ def test_what_goes_on_beside_products_is_counted_once_and_a_sum_that_is_sliced_i
 
 
 def test_a_transfer_is_counted_where_it_starts_even_among_those_that_go_on():
-  text = TPU.replace("%start (", "%async_collective_fusion.6 (").replace("calls=%start", "calls=%async_collective_fusion.6")
+  text = TPU.replace("%start", "%async_collective_fusion.6")
   assert found(text) == found(TPU)
