@@ -53,10 +53,10 @@ def run(definition: Definition, request: Request) -> int:
     return preflight.run(definition, request)
   cluster.check_request(request)
   on_cpu = jax.default_backend() == "cpu"
+  # Of programs of XLA's CPU that come from the cache devices wait in different collectives, for ever.
   if on_cpu and processes.joined():
-    # Programs of XLA's CPU that come from the cache wait in different collectives in different processes, for ever.
     jax.config.update("jax_enable_compilation_cache", False)
-  elif request.config.run.compilation_cache:
+  elif request.config.run.compilation_cache and not (on_cpu and jax.device_count() > 1):
     keep_compiled_programs()
   if on_cpu:
     keep_freed_memory()

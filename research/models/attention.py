@@ -44,6 +44,8 @@ class Attention(nn.Module):
     kernel_init, last_init = initializers(config)
     dense = functools.partial(layers.dense, use_bias=config.bias, dtype=config.dtype)
 
+    x_BLD = constrain(x_BLD, "batch", "length", None)  # so that texts come together once for all three of them
+
     def heads(name: str, count: int, axis: str) -> jax.Array:
       y = dense(count * config.k, ("embed", axis), kernel_init=kernel_init, name=name)(x_BLD)
       return constrain(y.reshape(batch, length, count, config.k), "batch", "length", axis, None)

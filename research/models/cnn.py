@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from research.errors import UserError
-from research.models import layers
+from research.models import layers, resampling
 
 
 class CNN(nn.Module):
@@ -76,7 +76,7 @@ class CNN(nn.Module):
         input_axis = "features" if first else "conv_in"
         conv = layers.conv(width, kernel, input_axis=input_axis, **options, name=f"conv_{i}_{j}")
         x_BHWC = activation(layers.Norm(self.norm, self.dtype, name=f"norm_{i}_{j}")(conv(x_BHWC), train=train))
-      x_BHWC = layers.Dropout(self.conv_dropout)(layers.pool_2x2(x_BHWC, self.pooling), train=train)
+      x_BHWC = layers.Dropout(self.conv_dropout)(resampling.pool_2x2(x_BHWC, self.pooling), train=train)
     x_BD = x_BHWC.reshape(x_BHWC.shape[0], -1)
     if not self.head_widths:
       x_BD = layers.Dropout(self.dropout)(x_BD, train=train)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from research.errors import UserError
-from research.models import layers
+from research.models import layers, resampling
 
 
 class FastCNN(nn.Module):
@@ -62,7 +62,7 @@ class FastCNN(nn.Module):
     def conv(x_BHWC: jax.Array, width: int, name: str, *, pool: bool = False, input_axis: str = "conv_in") -> jax.Array:
       x_BHWC = layers.conv(width, 3, dtype=self.dtype, input_axis=input_axis, name=f"{name}_conv")(x_BHWC)
       if pool:
-        x_BHWC = layers.pool_2x2(x_BHWC)
+        x_BHWC = resampling.pool_2x2(x_BHWC)
       x_BHWC = layers.Norm(self.norm, self.dtype, name=f"{name}_norm")(x_BHWC, train=train)
       return layers.activation(self.activation)(x_BHWC)
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from research.errors import UserError
-from research.models import layers
+from research.models import layers, resampling
 from research.models.mlp import MLP
 
 SMALLEST_BASE = 4  # pixels a side of what a generator starts from; at most 7
@@ -227,7 +227,7 @@ class ResNetDiscriminator(nn.Module):
       wide_BHWC = nn.relu(norm(wide_BHWC, f"norm_{number}_1"))
       wide_BHWC = layers.conv(self.width, 3, name=f"conv_{number}_1", **options)(wide_BHWC)
       if halve:
-        wide_BHWC, x_BHWC = (layers.pool_2x2(each, "avg") for each in (wide_BHWC, x_BHWC))
+        wide_BHWC, x_BHWC = (resampling.pool_2x2(each, "avg") for each in (wide_BHWC, x_BHWC))
       if halve:  # the skip connection has a convolution where the number of pixels or channels changes
         skip = layers.conv(self.width, 1, input_axis=input_axis, name=f"skip_{number}", **options)
         x_BHWC = skip(x_BHWC)

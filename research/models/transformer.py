@@ -39,6 +39,7 @@ class MLP(nn.Module):
     config = self.config
     kernel_init, last_init = initializers(config)
     dense = functools.partial(layers.dense, use_bias=config.bias, dtype=config.dtype)
+    x_BLD = constrain(x_BLD, "batch", "length", None)
     up_BLF = constrain(dense(config.f, ("embed", "mlp"), kernel_init=kernel_init, name="up")(x_BLD), *HIDDEN)
     if config.mlp == "swiglu":
       hidden_BLF = nn.silu(dense(config.f, ("embed", "mlp"), kernel_init=kernel_init, name="gate")(x_BLD)) * up_BLF

@@ -4,6 +4,7 @@ each part alone. Outside of `laid_out` all of it does nothing.
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -125,15 +126,18 @@ def with_whole(
     return function(x, parameter)
   alone = layout.mesh.size == layout.mesh.shape[STORED_OVER]  # else XLA divides the product, and can divide no kernel
 
-  others = [axis if axis != STORED_OVER else None for axis in partition(axes, layout.rules, layout.mesh)]
+  gather = functools.partial(gathering.whole, place=place, mesh=layout.mesh)
+  if not alone:
+    # Of a gather along one axis alone XLA would put together what the others cut.
+    others = [axis if axis != STORED_OVER else None for axis in partition(axes, layout.rules, layout.mesh)]
+    names = {name for axis in others if axis is not None for name in several(axis)}
+    cut = PartitionSpec(*others)
+    if names:
+      gather = jax.shard_map(gather, in_specs=cut, out_specs=cut, axis_names=names, check_vma=False)
 
   def part(x: jax.Array, parameter: jax.Array) -> jax.Array:
-    if alone:
-      with laid_out(None):
-        return function(x, gathering.whole(parameter, place, layout.mesh))
-    parameter = jax.lax.with_sharding_constraint(parameter, PartitionSpec(*others))
-    parameter = gathering.whole(parameter, place, layout.mesh)
-    return function(x, jax.lax.with_sharding_constraint(parameter, PartitionSpec(*others)))
+    with laid_out(None) if alone else contextlib.nullcontext():
+      return function(x, gather(parameter))
 
   rows, kept = PartitionSpec(STORED_OVER), PartitionSpec(*[None] * place, STORED_OVER)
   mapped = jax.shard_map(

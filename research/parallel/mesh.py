@@ -49,6 +49,9 @@ def make_mesh(text: str, rows: int = 0, devices: Sequence[jax.Device] | None = N
     raise UserError(f"parallel: --parallel.mesh={text} wants {count} devices and there are {len(devices)}")
   shape, chosen = tuple(sizes.values()), _first(devices, count, hosts, text)
   if devices[0].platform == "tpu" and count == len(devices):  # neighbours in the mesh are neighbours on the board
+    if sizes["data"] == count:  # jax lays 8 and 16 chips in a ring, where `gathering` would find no rows and columns
+      chosen = sorted(devices, key=lambda device: (*device.coords, device.core_on_chip))
+      return Mesh(np.asarray(chosen).reshape(shape), tuple(sizes))
     return Mesh(mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True), tuple(sizes))
   return Mesh(np.asarray(chosen).reshape(shape), tuple(sizes))
 

@@ -44,6 +44,16 @@ def test_an_fsdp_step_on_sixteen_chips(pod):
   assert sum(each["sent"] for each in found["collectives"]) > 1.4 * whole
 
 
+@pytest.mark.parametrize(
+  ("name", "sizes"), [("v5e:2x4", (2, 4)), ("v5e:4x4", (4, 4)), ("v5e:4x8", (4, 8)), ("v5p:2x2x4", (2, 2, 4))]
+)
+def test_what_shares_a_batch_lies_in_rows_and_columns_and_in_no_ring(name, sizes):
+  devices = topology.target(name).devices
+  mesh = make_mesh(f"data:{len(devices)}", devices=devices)
+  assert gathering.directions(mesh) == sizes
+  assert {device.id for device in mesh.devices.flat} == {device.id for device in devices}
+
+
 def test_on_many_chips_fsdp_gathers_and_scatters_and_sums_no_whole_gradients():
   many = topology.target("v5e:8x8")
   found = facts_of(many, "--parallel.strategy=fsdp", "--data.batch_size=64", "--model.width=512")

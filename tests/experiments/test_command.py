@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import command, flags
+from experiments import command, flags, work
 from experiments.cnn.__main__ import EXPERIMENT as CNN
 from experiments.linear.__main__ import EXPERIMENT as LINEAR
 from experiments.mlp.__main__ import EXPERIMENT as MLP
@@ -105,6 +105,17 @@ def test_the_kernels_that_ran_are_told_and_a_run_keeps_them(capsys, tmp_path):
   assert command.main(CNN, ["preflight", *QUICK]) == 0
   assert "native: conv, conv.input_gradient, conv.weight_gradient; xla: dense" in capsys.readouterr().out
   assert "no operation 'con' (did you mean conv?)" in refused(capsys, CNN, [*QUICK, "--kernels=con=xla"])
+
+
+@pytest.mark.parametrize(("devices", "kept"), [(1, 1), (8, 0)])
+def test_programs_of_several_devices_of_a_cpu_are_not_kept(devices, kept, in_directory, monkeypatch):
+  """Those that come back from the cache wait for each other for ever."""
+  calls = []
+  monkeypatch.setattr(work, "keep_compiled_programs", lambda: calls.append(1))
+  monkeypatch.setattr(work, "train", lambda definition, request: 0)
+  monkeypatch.setattr(work.jax, "device_count", lambda: devices)
+  assert command.main(MLP, ["--config=iris", "--run.steps=1"]) == 0
+  assert len(calls) == kept
 
 
 def test_list_shows_each_preset_with_its_first_line(capsys):

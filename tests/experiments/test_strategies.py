@@ -1,11 +1,13 @@
 """The same training on one device and on eight, by every strategy and way of compiling: losses, gradients, states."""
 
+import dataclasses
 import importlib
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import command, preflight
 from experiments.job import make_job
@@ -52,6 +54,16 @@ QUICK = {
   ("mlp", "pmap"), ("gan", "shard_map"), ("gpt", "sp"), ("gpt", "pp"), ("gpt, experts", "ep"),
 }  # fmt: skip
 EXPERIMENTS = sorted(path.parent.name for path in Path(command.__file__).parent.glob("*/__main__.py"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_is_from_the_cache():
+  """Devices of a CPU wait for each other for ever in what XLA has read from it (`experiments.work`)."""
+  jax.config.update("jax_enable_compilation_cache", False)
+  compilation_cache.reset_cache()  # that there is one is remembered
+  yield
+  jax.config.update("jax_enable_compilation_cache", True)
+  compilation_cache.reset_cache()
 
 
 def job_of(family, flags):
@@ -149,6 +161,37 @@ def test_fsdp_sends_parameters_twice_and_their_gradients_once(remat):
   ideal = 3 * 7 / 8 * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(job.abstract_state.params))
   assert 0.85 * ideal < sent < 1.1 * ideal
   assert str(traced.jaxpr).count("all_gather[") == 2 * 6 + 1  # a block's kernels, each way, and the head
+
+
+def sent_by(strategy, *flags):
+  """(the state's shapes, compiled step, its collectives) of a GPT on data:4,model:2."""
+  job = job_of("gpt", [*WAYS[strategy], "--model.width=64", "--model.layers=4", "--model.context=32", *flags])
+  compiled = preflight.trace(job).lower().compile()
+  return job.abstract_state, compiled, hlo.collectives(compiled.as_text())
+
+
+def test_fsdp_tp_sends_what_a_device_multiplies_and_a_text_once_for_all_its_products():
+  state, _, collectives = sent_by("fsdp_tp", "--model.bias=false", "--model.remat=full")
+  total = {(each.kind, each.devices): each.bytes for each in collectives}
+  halves = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.params)) / 2
+  assert 1.8 * halves < total["all-gather", 4] < 2.2 * halves
+  assert 0.9 * halves < total["reduce-scatter", 4] < 1.2 * halves
+  # Of a layer: before attention and the MLP, forward, once more backward, and for what six products of them give back.
+  text = 4 * 32 * 64 * 4
+  assert total["all-gather", 2] < (4 * 10 + 3) * text
+
+
+def test_between_tps_layers_devices_share_a_texts_length(monkeypatch):
+  """Of what stands between layers, which is what rematerialised ones keep, a device has its half."""
+  flags = ["--model.remat=full", "--model.layers=16", "--model.context=64"]
+  _, shared, _ = sent_by("tp", *flags)
+  tp = STRATEGIES["tp"]
+  rules = tuple(rule for rule in tp.rules if rule[0] != "stream_length")
+  monkeypatch.setitem(STRATEGIES, "tp", dataclasses.replace(tp, rules=rules))
+  _, whole, _ = sent_by("tp", *flags)
+  temporaries = [each.memory_analysis().temp_size_in_bytes for each in (whole, shared)]
+  stream = 4 * 64 * 64 * 4  # a device's texts, whole
+  assert temporaries[0] - temporaries[1] > 0.9 * 16 * stream / 2  # a tenth of all temporaries
 
 
 def test_a_checkpoint_of_any_mesh_is_read_on_any_other(tmp_path):

@@ -36,6 +36,15 @@ KILLS = 4  # of one run at most
 SECONDS = 120  # for a life
 
 
+def keep_compiled_programs():
+  """As a command does where there is one device: of the eight here a life uses one."""
+  import jax
+
+  home = os.environ.get("XDG_CACHE_HOME") or Path(tempfile.gettempdir()) / "flagship-tests-cache"
+  jax.config.update("jax_compilation_cache_dir", str(Path(home) / "flagship" / "xla"))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
 def log_examples(workdir):
   """From now on every batch that the loop takes from Grain leaves its examples' ids in examples.jsonl."""
   import numpy as np
@@ -79,6 +88,7 @@ def live(name, line, workdir, arm=lambda: None):
         from experiments import command
         from tests.experiments.definitions import EXPERIMENTS
 
+        keep_compiled_programs()
         log_examples(workdir)
         arm()
         definition = next(each for each in EXPERIMENTS if each.name == name)

@@ -108,3 +108,8 @@ ENTRY %main (p: bf16[1,16]) -> bf16[2,16] {
 def test_what_goes_on_beside_products_is_counted_once_and_a_sum_that_is_sliced_is_a_reduce_scatter():
   assert found(TPU) == {("all-gather", 4): (1, 4 * 16 * 2), ("reduce-scatter", 4): (1, 8 * 16 * 2)}
   assert sum(each.sent for each in hlo.collectives(TPU)) == 3 / 4 * (4 * 16 * 2 + 8 * 16 * 2)
+
+
+def test_a_transfer_is_counted_where_it_starts_even_among_those_that_go_on():
+  text = TPU.replace("%start", "%async_collective_fusion.6")
+  assert found(text) == found(TPU)
