@@ -77,8 +77,9 @@ def measure(asked: Measure, rest: Sequence[str]) -> dict[str, Any]:
     keep_freed_memory()
   with tempfile.TemporaryDirectory() as cache, choice.configured(request.config.kernels):
     # The program is compiled for its facts, with a clock, and found again when it is run. Nothing older is found.
-    jax.config.update("jax_compilation_cache_dir", cache)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if jax.default_backend() != "cpu" or jax.device_count() == 1:  # several CPU devices do not run what was kept
+      jax.config.update("jax_compilation_cache_dir", cache)
+      jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     job = make_job(definition, request.config, lambda line: print(line, file=sys.stderr))
     facts = preflight.facts(job)
     busy = Busy()
