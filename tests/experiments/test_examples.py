@@ -1,8 +1,8 @@
 """The examples of a run: each once an epoch, on whatever processes; and never those of other data or another order.
 
-Switched off once: where a process reads the first rows of a batch instead of its own (`Share.rows_R`), the first
-update of four processes has rows twice. Where `run_directory.differences` and `history.check_data` find nothing, all
-below goes on.
+Switched off once: where a process reads the first rows of a batch instead of its own (`Share.rows_R`) the first test
+fails. Where `run_directory.differences` and `history.check_data` find nothing all others do: flags are let through, and
+other data are only told of by the checkpoint, in its own words.
 """
 
 import json
