@@ -1,8 +1,7 @@
 """A flag that is free to differ when a run goes on (`curve=False`) changes no bit of it; each one, from the schema.
 
 A run begins with another value, is asked to stop, and goes on with the usual one; its arrays, lines and result are
-those of a run that had the usual one all along. Switched off once: with --model.dropout declared free its test fails;
-without `curve=False` for --run.log_every the run does not go on.
+those of a run that had the usual one all along. Switched off once: with --model.dropout declared free its test fails.
 """
 
 import pytest
