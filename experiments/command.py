@@ -5,6 +5,7 @@ and preflight.
 import contextlib
 import dataclasses
 import difflib
+import gc
 import os
 import sys
 import time
@@ -90,7 +91,10 @@ def main(definition: Definition, arguments: Sequence[str] | None = None) -> int:
 
   Of several processes each returns here, or where the others cannot be reached any more ends with that code.
   """
-  return processes.leave(_main(definition, arguments))
+  code = processes.leave(_main(definition, arguments))
+  if arguments is None:
+    gc.freeze()  # the process ends, and to look for garbage among all that jax has made takes most of a second
+  return code
 
 
 def _main(definition: Definition, arguments: Sequence[str] | None) -> int:

@@ -1,5 +1,6 @@
 """What a run knows of its own past: where its numbers come from, what it has measured, and whether it may go on."""
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,9 @@ import numpy as np
 from experiments import flags, inputs, run_directory
 from experiments.command import Request
 from experiments.job import Job
+from experiments.schema import Experiment
 from research import goodput as accounts
-from research import provenance, selection
+from research import manifest, provenance, selection
 from research.checkpoint import Checkpoints
 from research.errors import UserError
 from research.models.table import parameter_count
@@ -72,11 +74,21 @@ def check_data(workdir: Path, job: Job, advice: str) -> None:
   """Raises UserError where the data are not those that the run was started with."""
   known, splits = run_directory.read_record(workdir), job.data.splits
   if known.get("data") not in (None, splits.fingerprint):
-    differing = run_directory.differing(workdir, job.config)
+    differing = run_directory.differing(workdir, job.config) or _differing_from_newest(workdir, job.config)
     if not differing:  # then what was kept has been read, where there is such
       run_directory.check_kept(workdir, known, splits.about)
     changed = "".join(f"; {each}" for each in differing)
     raise UserError(f"run: {job.config.data.source} is not the data that {workdir} was started with{changed}; {advice}")
+
+
+def _differing_from_newest(workdir: Path, config: Experiment) -> list[run_directory.Difference]:
+  """What differs from the flags of the newest checkpoint, which knows its own: run.flags may have been edited."""
+  with contextlib.suppress(OSError, manifest.Damaged):
+    steps = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
+    newest = max(steps, default=0)
+    theirs = manifest.read(workdir / "checkpoints" / str(newest), newest)["about"]["flags"]
+    return run_directory.differences(theirs, config)
+  return []
 
 
 def write(request: Request, job: Job, abstract: State, forms: dict[str, str], changes: Sequence[dict]) -> None:

@@ -126,7 +126,9 @@ def train(definition: Definition, request: Request) -> int:
       if not processes.joined():
         rescue = asked.rescue = Rescue(lambda step, state: _save(checkpoints, step, state))
       try:
-        return _train(request, job, call, checkpoints, stopping, first, clock, rescue)
+        code = _train(request, job, call, checkpoints, stopping, first, clock, rescue)
+        by_first(lambda: _account(clock, workdir))  # with what the page took
+        return code
       except Exception as error:
         processes.failed(error)  # before what follows, which may wait for the others
         raise
@@ -184,11 +186,12 @@ def _train(
         )  # fmt: skip
     except BadNumbers as error:
       report.note(str(error))
+      by_first(lambda: _account(clock, workdir))
       by_first(lambda: _rebuild(workdir, report))
       return BAD_NUMBERS
     clock.turn("end")
     if stopping():
-      by_first(lambda: run_directory.add_to_record(workdir, history.goodput(clock, workdir)))
+      by_first(lambda: _account(clock, workdir))
       by_first(lambda: _rebuild(workdir, report))  # the page as far as the run has come
       return STOPPED
 
@@ -210,7 +213,7 @@ def _train(
       "best": {"step": best[0], plan.best_metric: best[1]} if best else {},
     }
     classes = job.data.splits.train.schema.class_names
-    by_first(lambda: run_directory.add_to_record(workdir, history.goodput(clock, workdir)))
+    by_first(lambda: _account(clock, workdir))
     by_first(lambda: str(report.finish(result, rows=rows, class_names=classes, images=images)))
   return DONE
 
@@ -230,6 +233,12 @@ def _watched(workdir: Path, run: Run) -> Iterator[Watchdog]:
       yield watch
     finally:
       processes.follow(None)
+
+
+def _account(clock: Clock, workdir: Path) -> None:
+  """Puts the account of the wall time so far into run.json; a run is not lost for want of it."""
+  with contextlib.suppress(UserError):
+    run_directory.add_to_record(workdir, history.goodput(clock, workdir))
 
 
 def _rebuild(workdir: Path, report: Report) -> None:

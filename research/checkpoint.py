@@ -8,6 +8,7 @@ flipped bits, casts silently, and tells of a failed save late; all three are cov
 import concurrent.futures
 import contextlib
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -172,15 +173,21 @@ class Checkpoints:
     """Waits for the save under way, whose failure has been told or is raised by `wait`."""
     try:
       self._settled()
+      if self._trouble:
+        by_first(self._prepare)
     finally:
       self._committing.shutdown()
 
   def _prepare(self) -> None:
-    """Makes the directory, and takes away what a killed process left in it."""
+    """Makes the directory, and takes away what a killed process or a save that failed left in it."""
     self._directory.mkdir(parents=True, exist_ok=True)
-    for path in self._directory.iterdir():
-      if SAVING in path.name or path.name.endswith(DELETING):
+    for _ in range(40):  # other threads of a save that failed write on for a moment
+      left = [path for path in self._directory.iterdir() if SAVING in path.name or path.name.endswith(DELETING)]
+      for path in left:
         shutil.rmtree(path, ignore_errors=True)
+      if not left:
+        return
+      time.sleep(0.05)
 
   def _lacking(self, state: State) -> str:
     """What is missing on the disk for one more checkpoint, in words; "" where there is room."""

@@ -28,7 +28,8 @@ SHARES = {  # in words for a page
   "end": "ending: the last evaluation, the report",
 }
 LOST = "lost"  # to restarts
-EVERY = 0.005  # of the time so far, between two lines of a thread that looks after a stuck run
+# Between two lines of a thread that looks after a run: what its death costs the account at most.
+EVERY, LEAST = 0.005, 0.1  # of the time so far; seconds
 
 
 class Clock:
@@ -103,7 +104,7 @@ class Clock:
       self._file.close()
 
   def _look_after(self) -> None:
-    while not self._closed.wait(max(1.0, EVERY * sum(self.seconds().values()))):
+    while not self._closed.wait(max(LEAST, EVERY * sum(self.seconds().values()))):
       self._write({})
 
   def _write(self, more: Mapping[str, Any]) -> None:

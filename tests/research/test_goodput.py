@@ -81,6 +81,62 @@ def test_a_start_that_fell_back_further_makes_more_of_the_earlier_ones_lost(tmp_
   assert sum(found.values()) == time.now - 100.0
 
 
+def test_what_is_made_again_within_a_start_is_lost(tmp_path):
+  """Bad numbers at 17 lead back to the checkpoint of 10; at 25 it is killed, and goes on from 20.
+
+  Switched off once: where `again` only sets the step, nothing is lost in the first start, and its steps are 32.
+  """
+  time = Time()
+  clock = started(tmp_path, time, 0, 17)
+  with clock.of("evaluation"):
+    time.passes(2)
+  clock.again(10)
+  assert sum(clock.seconds().values()) == 0
+  clock.turn("steps")
+  for step in range(11, 26):
+    time.passes(1)
+    clock.at(step)
+    clock.mark()
+  started(tmp_path, time, 20, 5).close()
+  found = goodput.account(goodput.read(tmp_path))
+  assert found["steps"] == 10 + 10 + 5
+  assert found["lost"] == (7 + 2) + 5
+  assert found["start"] == 5 + 5
+  assert found["evaluation"] == 0
+  assert sum(found.values()) == time.now - 100.0
+
+
+def test_going_back_further_than_a_start_began_from(tmp_path):
+  """The second start goes on from 10 and back to 5, whose checkpoint was the newest whole one then."""
+  time = Time()
+  started(tmp_path, time, 0, 12)
+  clock = started(tmp_path, time, 10, 8)
+  clock.again(5)
+  clock.turn("steps")
+  for step in range(6, 21):
+    time.passes(1)
+    clock.at(step)
+    clock.mark()
+  found = goodput.account(goodput.read(tmp_path))
+  assert found["steps"] == 5 + 0 + 15
+  assert found["lost"] == 7 + 8
+  assert sum(found.values()) == time.now - 100.0
+
+
+def test_a_death_costs_the_account_a_tenth_of_a_second(tmp_path):
+  """Lines come from a thread, while the main one is stuck in whatever it does."""
+  import time
+
+  clock = goodput.Clock()
+  clock.keep(tmp_path, 0)
+  began = time.monotonic()
+  time.sleep(1.0)
+  known = sum(goodput.account(goodput.read(tmp_path)).values())
+  passed = time.monotonic() - began
+  clock.close()
+  assert passed - 0.5 < known <= passed + 0.1  # on a busy machine
+
+
 def test_a_line_that_a_death_has_cut_off_is_left_out(tmp_path):
   time = Time()
   started(tmp_path, time, 0, 3)
