@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from experiments import inputs
 from experiments.command import Definition
 from experiments.schema import Experiment
-from research import guard, loop, steps, throughput
+from research import evaluating, guard, loop, steps, throughput
 from research.data.splits import Splits
 from research.errors import UserError
 from research.kernels import choice
@@ -69,7 +69,7 @@ class Job:
   def find_cause(self, state: State) -> Cause:
     """Why the update that starts from `state` is bad."""
     inputs = self.data.train.inputs(int(jax.device_get(state.step)))
-    return cause_of(steps.facts_call(*self._training)(state, inputs), state)
+    return cause_of(evaluating.facts_call(*self._training)(state, inputs), state)
 
   def training_call(self) -> steps.TrainingCall:
     return steps.training_call(
@@ -105,7 +105,7 @@ class Job:
   @functools.cached_property
   def _evaluations(self) -> dict[str, Callable[[State, Callable[[], bool]], Sums]]:
     return {
-      name: steps.evaluation_call(self.task, feed, self.data.prepare, self.layout)
+      name: evaluating.evaluation_call(self.task, feed, self.data.prepare, self.layout)
       for name, feed in self.data.evaluation.items()
     }
 

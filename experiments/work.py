@@ -19,7 +19,7 @@ from experiments import cluster, history, inputs, interchange, origin, run_direc
 from experiments.command import STOPPED, Definition, Request
 from experiments.job import Job, make_job
 from experiments.schema import Run
-from research import loop, selection, steps
+from research import evaluating, loop, selection, steps
 from research.allocator import keep_freed_memory
 from research.checkpoint import Checkpoints
 from research.errors import UserError
@@ -286,7 +286,7 @@ def _rows(job: Job, state: State):
   name = next((name for name in ("test", "validation") if name in job.data.evaluation), None)
   if name is None or job.task.per_example is None:
     return None, None
-  rows = steps.examples(job.task, job.data.evaluation[name], job.data.prepare, state, job.layout)
+  rows = evaluating.examples(job.task, job.data.evaluation[name], job.data.prepare, state, job.layout)
   source = getattr(job.data.splits, name)
   has_images = "image" in source.schema.features
   return rows, (lambda indices: source.gather(indices)["image"]) if has_images else None
@@ -330,7 +330,7 @@ def _check_best_metric(job: Job) -> None:
   if not job.plan.best_metric:
     return
   split, _, name = job.plan.best_metric.partition("/")
-  shapes = steps.evaluation_shapes(job.task, job.data.evaluation[split], job.data.prepare, job.abstract_state)
+  shapes = evaluating.evaluation_shapes(job.task, job.data.evaluation[split], job.data.prepare, job.abstract_state)
   names = list(job.task.summarize(jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)))
   if name not in names:
     raise UserError(

@@ -105,7 +105,7 @@ class Recovery:
 
 
 def cause_of(facts: Mapping[str, Any], state: State) -> Cause:
-  """From `steps.facts_call`'s facts of the update that starts from `state`: the first thing that is not finite.
+  """From `evaluating.facts_call`'s facts of the update that starts from `state`: the first thing that is not finite.
 
   Looked for in the parameters, the data, the losses and the gradients; what of a gradient is told by the parameter that
   it would have spoilt.

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tiny import Optim, compiled
 
+from research import evaluating, optim
 from research import forecasting as subject
-from research import optim, steps
 from research.data import feeds, series, transforms
 from research.data.series_sources import Series
 from research.errors import UserError
@@ -76,7 +76,7 @@ def test_metrics_are_those_of_float64_loops_over_every_origin(splits):
   state = State(jnp.int32(0), params, (), {})
   (feed,) = feeds.make_feeds(part, mesh, [feeds.InOrder(4, part.size)], kind="device", budget_bytes=0)
   assert part.size % 4
-  evaluate = steps.evaluation_call(task, feed, transforms.chain([]), Layout(mesh))
+  evaluate = evaluating.evaluation_call(task, feed, transforms.chain([]), Layout(mesh))
   found = task.summarize(evaluate(jax.device_put(state, Layout(mesh).replicated)))
 
   own = lambda values: values.astype(np.float64) * splits.target_std + splits.target_mean  # noqa: E731

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny import Job, Told
 
-from research import loop, steps
+from research import evaluating, loop, steps
 from research.checkpoint import Checkpoints
 from research.recovery import BadNumbers
 from research.signals import Stopped
@@ -87,7 +87,7 @@ def test_nothing_recompiles(tmp_path):
   evaluate = chex.assert_max_traces(job.task.evaluate, n=2)  # once for the shapes, once for the program
   job.task = dataclasses.replace(job.task, step=step, evaluate=evaluate)
   job.call = steps.training_call(job.task, job.feed, job.augment, 0, job.layout, 1, abstract=job.abstract, begin=False)
-  job.evaluation = steps.evaluation_call(job.task, job.eval_feed, job.prepare, job.layout)
+  job.evaluation = evaluating.evaluation_call(job.task, job.eval_feed, job.prepare, job.layout)
   fit(job, tmp_path)
 
 

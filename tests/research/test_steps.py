@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tiny import Job
 
-from research import steps
+from research import evaluating, steps
 from research.data import feeds
 from research.kernels import choice
 
@@ -14,7 +14,7 @@ def evaluated(batch_size, kind="device", mesh="data:2"):
   job = Job(mesh=mesh)
   plan = feeds.InOrder(batch_size, job.source.size)
   (feed,) = feeds.make_feeds(job.source, job.mesh, [plan], kind=kind, budget_bytes=0)
-  return job, feed, steps.evaluation_call(job.task, feed, job.prepare, job.layout)(job.state)
+  return job, feed, evaluating.evaluation_call(job.task, feed, job.prepare, job.layout)(job.state)
 
 
 @pytest.mark.parametrize(("batch_size", "kind"), [(80, "device"), (24, "device"), (24, "grain"), (2, "grain")])
@@ -42,7 +42,7 @@ def test_only_so_many_evaluation_calls_are_under_way(monkeypatch):
 
 def test_rows_come_in_the_splits_order_without_padding():
   job, feed, sums = evaluated(24)
-  rows = steps.examples(job.task, feed, job.prepare, job.state)
+  rows = evaluating.examples(job.task, feed, job.prepare, job.state)
   np.testing.assert_array_equal(rows["index"], np.arange(80))
   np.testing.assert_array_equal(rows["label"], job.source.column("label"))
   assert (rows["label"] == rows["prediction"]).sum() == sums["correct"]

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from research import guard, loop, optim, recovery, steps
+from research import evaluating, guard, loop, optim, recovery, steps
 from research.checkpoint import Checkpoints
 from research.data import feeds, transforms
 from research.data.source import ArraySource, Feature, Schema
@@ -87,8 +87,8 @@ class Job:
     initialization = steps.Initialization(*arguments, rules)
     self.state, self.abstract = initialization.state(), initialization.abstract
     self.call = steps.training_call(*arguments, steps_per_call, abstract=self.abstract, begin=False, rules=rules)
-    self.facts = steps.facts_call(*arguments)
-    self.evaluation = steps.evaluation_call(self.task, self.eval_feed, self.prepare, self.layout)
+    self.facts = evaluating.facts_call(*arguments)
+    self.evaluation = evaluating.evaluation_call(self.task, self.eval_feed, self.prepare, self.layout)
 
   def find_cause(self, state):
     return recovery.cause_of(self.facts(state, self.feed.inputs(int(state.step))), state)
