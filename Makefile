@@ -45,7 +45,9 @@ faults: setup
 	$(BIN)/python -m tests.faults.campaign --kills=30 --jobs=$(JOBS) --report=docs/studies/faults/README.md
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'slow or not slow' tests/faults tests/experiments/test_hosts.py \
 	  tests/experiments/test_bad_numbers.py tests/experiments/test_resume.py tests/experiments/test_allow_change.py \
-	  tests/research/test_checkpoint_damage.py tests/research/test_checkpoint_room.py tests/research/test_signals.py
+	  tests/experiments/test_examples.py tests/experiments/test_free_flags.py tests/experiments/test_same_bits.py \
+	  tests/research/test_checkpoint_damage.py tests/research/test_checkpoint_room.py tests/research/test_signals.py \
+	  tests/research/data/test_exactly_once.py tests/research/test_goodput.py
 
 smoke: setup
 	$(BIN)/python -m pytest -n $(JOBS) -m readme tests/test_readme.py

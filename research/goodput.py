@@ -77,7 +77,11 @@ class Clock:
   def keep(self, workdir: Path, start: int) -> None:
     """Begins to write lines: this start goes on from `start` updates."""
     self._step = start
-    self._file = open(workdir / FILE, "a", encoding="utf-8")  # noqa: SIM115  it is written as long as the run
+    path = workdir / FILE
+    torn = path.exists() and not path.read_bytes().endswith(b"\n")
+    self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  it is written as long as the run
+    if torn:  # by a full disk, say: the next line shall not be lost with it
+      self._file.write("\n")
     self._write({"from": start})
     threading.Thread(target=self._look_after, name="goodput", daemon=True).start()
 
@@ -101,7 +105,8 @@ class Clock:
     self._closed.set()
     if self._file is not None:
       self._write({})
-      self._file.close()
+      with contextlib.suppress(OSError):  # what a full disk has not taken yet
+        self._file.close()
 
   def _look_after(self) -> None:
     while not self._closed.wait(max(LEAST, EVERY * sum(self.seconds().values()))):

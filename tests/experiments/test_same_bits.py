@@ -89,7 +89,8 @@ def test_stopped_in_evaluation_it_goes_on_with_the_same_bits_on_fewer_devices(tm
   """On 8 devices it is stopped while it evaluates after 40 updates, which are not saved yet; on 2 it goes on.
 
   Stuck there, another thread saves what it holds; else the evaluation is broken off, and made anew afterwards. Switched
-  off once: without `rescue.holding` in the loop, and where `Stopped` is not caught there, it goes on from step 10.
+  off once: without `rescue.holding` in the loop it goes on from step 30; where `Stopped` is not caught there, it ends
+  with 1 and not 75.
   """
   whole, workdir = tmp_path / "whole", tmp_path / "run"
   flags = [*RUN[3:], "--run.eval_every=20", "--run.checkpoint_every=30", "--run.grace_seconds=6"]

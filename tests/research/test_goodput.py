@@ -1,6 +1,7 @@
 """Where wall time went: the shares add up to it, over deaths and restarts."""
 
 import json
+import resource
 
 import pytest
 
@@ -135,6 +136,21 @@ def test_a_death_costs_the_account_a_tenth_of_a_second(tmp_path):
   passed = time.monotonic() - began
   clock.close()
   assert passed - 0.5 < known <= passed + 0.1  # on a busy machine
+
+
+def test_a_full_disk_costs_the_account_and_nothing_else(tmp_path):
+  time = Time()
+  clock = started(tmp_path, time, 0, 3)
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / goodput.FILE).stat().st_size + 5, before[1]))
+  try:
+    clock.mark()
+    clock.close()
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+  time.passes(1)
+  started(tmp_path, time, 3, 4)
+  assert goodput.account(goodput.read(tmp_path))["steps"] == 7
 
 
 def test_a_line_that_a_death_has_cut_off_is_left_out(tmp_path):
