@@ -1,14 +1,18 @@
 """An experiment is a folder here, a command, and some flag files."""
 
+import signal
 import sys
 
-
-def _interrupted(kind, value, traceback) -> None:
-  if issubclass(kind, KeyboardInterrupt):
-    print("stopped before it began", file=sys.stderr)
-  else:
-    sys.__excepthook__(kind, value, traceback)
+STOPPED = 75  # run the same command again
 
 
-if sys.argv[:1] == ["-m"]:  # python -m experiments.…, whose imports take seconds: Ctrl-C among them is no crash
-  sys.excepthook = _interrupted
+def _stop(number, frame) -> None:
+  del number, frame
+  print("stopped", file=sys.stderr, flush=True)
+  raise SystemExit(STOPPED)
+
+
+if sys.argv[:1] == ["-m"]:  # python -m experiments.…, whose imports take seconds; a run has handlers of its own later
+  for _number in (signal.SIGINT, signal.SIGTERM):
+    if signal.getsignal(_number) != signal.SIG_IGN:  # as a shell has it for what runs in the background
+      signal.signal(_number, _stop)

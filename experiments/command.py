@@ -5,14 +5,13 @@ and preflight.
 import contextlib
 import dataclasses
 import difflib
-import gc
 import os
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from experiments import flags, manual, run_directory
 from experiments import interchange as exchange
@@ -93,8 +92,20 @@ def main(definition: Definition, arguments: Sequence[str] | None = None) -> int:
   """
   code = processes.leave(_main(definition, arguments))
   if arguments is None:
-    gc.freeze()  # the process ends, and to look for garbage among all that jax has made takes most of a second
+    end(code)
   return code
+
+
+def end(code: int) -> NoReturn:
+  """Ends the process: everything is written by now.
+
+  Python would wait for all threads, and some of Orbax's wait for ever where a save has failed; and it would look for
+  garbage among all that jax has made, which takes most of a second.
+  """
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(OSError, ValueError):
+      stream.flush()
+  os._exit(code)
 
 
 def _main(definition: Definition, arguments: Sequence[str] | None) -> int:

@@ -49,7 +49,7 @@ def changes(request: Request, job: Job, checkpoints: Checkpoints, start: int) ->
   allowed = {*request.allowed, *(change["flag"] for change in known)}
   where = f"checkpoint {request.workdir / 'checkpoints' / str(start)}"
   run_directory.refuse(where, [each for each in found if each.name not in allowed])
-  if not any(name.startswith(("data.", "seed")) for name in allowed):
+  if not any(each.name.startswith(("data.", "seed")) for each in found):
     for name, what in (("data", "other data"), ("order", "another order of the examples")):
       if there[name] != here[name]:
         raise UserError(f"run: {where} was made with {what}; give another --workdir")
@@ -61,6 +61,8 @@ def changes(request: Request, job: Job, checkpoints: Checkpoints, start: int) ->
   commits = [(each["git"] or {}).get("commit") for each in (there, here)]
   versions += [f"commit {str(commits[0])[:10]} (now {str(commits[1])[:10]})"] if commits[0] != commits[1] else []
   notes = [f"the checkpoint was made by {', '.join(versions)}: the curve may differ"] if versions else []
+  if by_first(lambda: not (request.workdir / "metrics.jsonl").exists()):
+    notes.append(f"metrics.jsonl is gone: the curve begins at step {start}")
   made = [
     {"step": start, "flag": each.name, "from": each.there, "to": each.here}
     for each in found
@@ -70,11 +72,15 @@ def changes(request: Request, job: Job, checkpoints: Checkpoints, start: int) ->
   return made, notes
 
 
-def check_data(workdir: Path, job: Job, advice: str) -> None:
-  """Raises UserError where the data are not those that the run was started with."""
+def check_data(workdir: Path, job: Job, advice: str, allowed: Sequence[str] = ()) -> None:
+  """Raises UserError where the data are not those that the run was started with, but for a data flag that is allowed
+  to differ and does."""
   known, splits = run_directory.read_record(workdir), job.data.splits
   if known.get("data") not in (None, splits.fingerprint):
-    differing = run_directory.differing(workdir, job.config) or _differing_from_newest(workdir, job.config)
+    differing = run_directory.differing(workdir, job.config)
+    if any(each.name in allowed and each.name.startswith("data.") for each in differing):
+      return
+    differing = differing or _differing_from_newest(workdir, job.config)
     if not differing:  # then what was kept has been read, where there is such
       run_directory.check_kept(workdir, known, splits.about)
     changed = "".join(f"; {each}" for each in differing)

@@ -77,9 +77,9 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     yield
 
 
-def claim(workdir: Path, name: str, config: Experiment) -> None:
-  """Writes run.flags, which makes the directory this experiment's, or has what --allow_change has let differ."""
-  if not (workdir / "run.flags").exists() or differing(workdir, config):
+def claim(workdir: Path, name: str, config: Experiment, *, changed: bool = False) -> None:
+  """Writes run.flags, which makes the directory this experiment's; anew where flags have `changed`."""
+  if changed or not (workdir / "run.flags").exists():
     write_atomically(workdir / "run.flags", f"# experiment: {name}\n{flags.to_text(config)}")
 
 
@@ -224,4 +224,6 @@ def _check_flags(workdir: Path, name: str, config: Experiment, allowed: Sequence
   owner = experiment_of(workdir)
   if owner not in (None, name):
     raise UserError(f"run: {workdir} belongs to experiments.{owner}, not experiments.{name}; give another --workdir")
+  if not flags.read_lines(workdir / "run.flags"):
+    raise UserError(f"run: {workdir / 'run.flags'} is damaged: it has no flags; put it back, or give another --workdir")
   refuse(str(workdir), [each for each in differing(workdir, config) if each.name not in allowed])

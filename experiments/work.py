@@ -105,8 +105,7 @@ def train(definition: Definition, request: Request) -> int:
     with compiling(clock), StopRequest(config.run.grace_seconds) as asked:
       stopping = stop(asked)
       job = open_job(definition, request)
-      if not any(name.startswith("data.") for name in request.allowed):
-        by_first(lambda: history.check_data(workdir, job, "give another --workdir"))
+      by_first(lambda: history.check_data(workdir, job, "give another --workdir", request.allowed))
       _check_best_metric(job)
       call = job.training_call()
       forms = call.forms()  # traced before anything is written: a form that cannot run is refused now
@@ -115,7 +114,7 @@ def train(definition: Definition, request: Request) -> int:
       first = first_arrays(definition, job, workdir)
       if not stopping():
         job = judged(definition, job, workdir)  # which may train another run first
-      by_first(lambda: run_directory.claim(workdir, definition.name, config))  # with what is allowed to differ
+      by_first(lambda: run_directory.claim(workdir, definition.name, config))
       by_first(lambda: job.data.splits.keep(workdir))
       if stopping():
         print("stopped by a signal before the first step")
@@ -154,6 +153,8 @@ def _train(
   state = origin.begin(job.initial_state(), first) if start is None else checkpoints.restore(start, abstract)
   start = start or 0
   forms = call.forms()
+  if changes:  # now that a state has been found which they fit
+    by_first(lambda: run_directory.claim(workdir, run_directory.experiment_of(workdir), config, changed=True))
   by_first(lambda: history.write(request, job, abstract, forms, changes))
   by_first(lambda: clock.keep(workdir, start))
 

@@ -66,34 +66,38 @@ class Checkpoints:
   @property
   def steps(self) -> list[int]:
     """Steps that have a checkpoint, whole or damaged, oldest first."""
-    with contextlib.suppress(FileNotFoundError):
-      return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdigit())
-    return []
+    return sorted(int(path.name) for path in self._listed() if _is_step(path.name))
 
   def newest(self) -> int | None:
     """The newest that is whole; None where there is none at all. Damaged ones are told of, and set aside.
 
-    Raises UserError where there are only damaged ones: to start anew would cost the run.
+    Raises UserError where there are only damaged ones, which stay where they are: to start anew would cost the run.
     """
-    steps = by_first(lambda: self.steps)
-    found = self.first_whole(steps[::-1])
-    if found is None and steps:
+    return by_first(self._newest)
+
+  def _newest(self) -> int | None:
+    damaged: dict[int, str] = {}
+    for step in reversed(self.steps):
+      if not (wrong := self._wrong(step)):
+        for each, line in damaged.items():
+          self._say(line if self._read_only else f"{line}; it is set aside as {self._set_aside(each)}")
+        return step
+      damaged[step] = wrong
+    for line in damaged.values():
+      self._say(line)
+    if damaged or any(DAMAGED in path.name for path in self._listed()):
       raise UserError(f"run: {self._directory} has no checkpoint that is whole; start anew in another --workdir")
-    return found
+    return None
 
   def first_whole(self, steps: Sequence[int]) -> int | None:
     """The first of `steps` whose files are all what was written."""
     return by_first(lambda: next((step for step in steps if self.is_whole(step)), None))
 
   def is_whole(self, step: int) -> bool:
-    """Whether all its files are what was written, as this process sees them; if not, it is told of, and set aside."""
-    try:
-      self._check(step)
-    except UserError as error:
-      self._say(str(error) if self._read_only else f"{error}; it is set aside as {self._set_aside(step)}")
-      return False
-    self._checked = step
-    return True
+    """Whether all its files are what was written, as this process sees them; if not, that is told."""
+    if wrong := self._wrong(step):
+      self._say(wrong)
+    return not wrong
 
   def about(self, step: int) -> dict[str, Any]:
     """What the checkpoint says of where it comes from."""
@@ -240,6 +244,20 @@ class Checkpoints:
     last = f"the last one is of step {steps[-1]:,}" if (steps := by_first(lambda: self.steps)) else "there is none yet"
     return f"step {step:,} could not be saved: {reason}; {last}"
 
+  def _wrong(self, step: int) -> str:
+    """In words, what is wrong with a checkpoint; "" for nothing."""
+    try:
+      self._check(step)
+    except UserError as error:
+      return str(error)
+    self._checked = step
+    return ""
+
+  def _listed(self) -> list[Path]:
+    with contextlib.suppress(FileNotFoundError):
+      return list(self._directory.iterdir())
+    return []
+
   def _check(self, step: int) -> None:
     """Raises UserError where a file is not what was written."""
     checked, self._checked = self._checked, -1  # once is enough, if it was just now
@@ -273,6 +291,11 @@ class Checkpoints:
         f"checkpoint {self._folder(step)} cannot be read ({type(error).__name__}), though its files are what was"
         " written: it is another version's; give another --workdir"
       ) from error
+
+
+def _is_step(name: str) -> bool:
+  """Whether a folder's name is a step's number as it is written here."""
+  return name.isascii() and name.isdigit() and str(int(name)) == name
 
 
 def named(tree: Any) -> dict[str, Any]:

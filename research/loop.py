@@ -224,6 +224,9 @@ def fit(
     if stopping:
       report.note(f"stopped by a signal; step {step} is saved")
       break
+  else:
+    if stop():
+      report.note(f"stopped by a signal; step {step} is the last, and what is left is to judge it")
   enter(step, "saving")
   if step > start:
     with clock.of("saving"):

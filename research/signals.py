@@ -91,7 +91,7 @@ class StopRequest:
     threading.Thread(target=self.rescue, name="rescue", daemon=True).start()
 
   def _end(self) -> None:
-    end(f"stopped by a signal: {self._grace:g} s were not enough to save; run the same command again")
+    end(f"stopped by a signal: its {self._grace:g} s are over; run the same command again")
 
 
 class Rescue:
@@ -133,8 +133,12 @@ class Rescue:
       end(f"stopped by a signal; step {step:,} is saved")
 
 
+_ending = threading.Lock()
+
+
 def end(words: str) -> None:
   """Ends the process here and now, with STOPPED: a compiler or a reader that is stuck waits for nobody."""
+  _ending.acquire()  # for good: of two threads that end the process one has the last word
   with contextlib.suppress(OSError, ValueError):
     print(words, file=sys.stderr, flush=True)
     sys.stdout.flush()

@@ -106,6 +106,43 @@ def test_what_is_allowed_may_be_stopped_and_goes_on_without_being_allowed_again(
   assert len(json.loads((begun / "run.json").read_text())["changes"]) == 1
 
 
+def test_what_turns_out_to_be_impossible_changes_nothing(begun, capsys):
+  code, told = goes_on(begun, capsys, "--model.widths=16", "--allow_change=model.widths")
+  assert code == 2
+  assert "is of another model" in told.err
+  assert "--model.widths=8\n" in (begun / "run.flags").read_text()
+  code, told = goes_on(begun, capsys)
+  assert code == 0, told.err
+
+
+def test_other_data_are_not_allowed_by_a_flag_that_does_not_differ(tmp_path, capsys, stopping_after):
+  table = tmp_path / "table.csv"
+  table.write_text("a,b\n" + "".join(f"{i},{'xy'[i % 2]}\n" for i in range(40)))
+  workdir, own = tmp_path / "run", [f"--data.source=csv:{table}"]
+  with stopping_after(7):
+    assert goes_on(workdir, capsys, *own)[0] == commands.STOPPED
+  table.write_text(table.read_text().replace("5,", "9,"))
+  code, told = goes_on(workdir, capsys, *own, "--allow_change=data.batch_size")
+  assert code == 2
+  assert "is not the data that" in told.err
+  code, told = goes_on(workdir, capsys, *own, "--data.batch_size=4", "--allow_change=data.batch_size")
+  assert code == 0, told.err
+
+
+def test_flags_that_are_gone_are_damage(begun, capsys):
+  (begun / "run.flags").write_text("")
+  code, told = goes_on(begun, capsys)
+  assert code == 2
+  assert "run.flags is damaged: it has no flags" in told.err
+
+
+def test_a_curve_that_is_gone_is_told(begun, capsys):
+  (begun / "metrics.jsonl").unlink()
+  code, told = goes_on(begun, capsys)
+  assert code == 0
+  assert "metrics.jsonl is gone: the curve begins at step 6" in told.out
+
+
 def test_a_checkpoint_knows_its_own_flags(begun, capsys):
   """run.flags was edited by hand."""
   path = begun / "run.flags"

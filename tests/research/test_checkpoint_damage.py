@@ -154,9 +154,20 @@ def test_a_manifest_cannot_name_what_is_outside(saved):
 def test_where_none_is_whole_nothing_is_begun_anew(saved):
   for step in (3, 4):
     max(saved.files(step), key=lambda path: path.stat().st_size).write_bytes(b"")
-  with pytest.raises(UserError, match="has no checkpoint that is whole; start anew in another --workdir"):
+  for times in (1, 2):  # nor by who asks again
+    with pytest.raises(UserError, match="has no checkpoint that is whole; start anew in another --workdir"):
+      saved.restored()
+    assert len(saved.told) == 2 * times
+  shutil.rmtree(saved.directory / "3")
+  (saved.directory / "4").rename(saved.directory / "4.damaged")
+  with pytest.raises(UserError, match="has no checkpoint that is whole"):
     saved.restored()
-  assert len(saved.told) == 2
+
+
+def test_what_is_not_named_like_a_step_is_no_checkpoint(saved):
+  for name in ("²", "004", "٤", "x4", "-5"):
+    (saved.directory / name).mkdir()
+  assert saved.restored()[0] == 4
 
 
 def test_a_damaged_one_is_saved_again(saved):

@@ -74,7 +74,7 @@ def test_where_nothing_is_held_the_deadline_ends_it(stuck, tmp_path):
   process.send_signal(signal.SIGTERM)
   code, told, seconds = ended(process)
   assert code == 75
-  assert told == "stopped by a signal: 2 s were not enough to save; run the same command again"
+  assert told == "stopped by a signal: its 2 s are over; run the same command again"
   assert seconds > 1
   assert not (tmp_path / "saved").exists()
 
