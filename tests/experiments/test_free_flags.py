@@ -74,7 +74,7 @@ def test_a_free_flag_changes_no_bit(tmp_path, whole, stopping_after, capsys, lea
     usual_ones = [each for each in whole["lines"] if each in found["lines"]]
     assert usual_ones == whole["lines"]
     assert len(found["lines"]) > len(whole["lines"])
-    found = {**found, "lines": whole["lines"]}
+    found = {**found, "lines": whole["lines"], "events": whole["events"]}
   assert found == whole
 
 
