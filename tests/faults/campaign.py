@@ -18,6 +18,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8 --x
 import argparse
 import concurrent.futures
 import contextlib
+import importlib
 import json
 import random
 import shutil
@@ -32,6 +33,13 @@ from pathlib import Path
 
 from tests.faults import families, moments, runs
 
+# What lives would each import again; none of them asks for a device.
+NEEDED = (
+  "experiments.work", "grain", "matplotlib.figure", "matplotlib.backends.backend_agg", "orbax.checkpoint",
+  "tensorboardX",
+  "sklearn.datasets", "research.report.page", "research.report.pictures", "research.report.film",
+  "tensorboard.backend.event_processing.event_accumulator",
+)  # fmt: skip
 KILLS = 4  # of one run at most
 SECONDS = 120  # for a life
 
@@ -198,8 +206,8 @@ def main():
   parser.add_argument("--report")
   parser.add_argument("--json", action="store_true")
   options = parser.parse_args()
-  import experiments.work  # noqa: F401  what every life needs
-
+  for module in NEEDED:
+    importlib.import_module(module)
   names = options.families.split(",")
   if options.jobs > 1:
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:

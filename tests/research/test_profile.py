@@ -23,9 +23,10 @@ class Traced:
     self.told, plan = Told(), dataclasses.replace(PLAN, steps_per_call=job.steps_per_call, profile=updates)
     checkpoints = Checkpoints(directory / "checkpoints", keep=10)
     try:
+      call = dataclasses.replace(job.call, program=update_of(job.call.program))
       with Profile(updates, directory / "profile", str, self.told.note) as profile:
         self.state = loop.fit(
-          plan, state or job.state, update_of(job.call), job.feed, job.evaluate,
+          plan, state or job.state, call, job.feed, job.evaluate,
           checkpoints=checkpoints, report=self.told, scores=[], profile=profile, **more,
         )  # fmt: skip
     finally:

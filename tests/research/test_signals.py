@@ -80,11 +80,11 @@ def test_where_nothing_is_held_the_deadline_ends_it(stuck, tmp_path):
 
 
 def test_before_an_update_there_is_nothing_to_wait_for(stuck, tmp_path):
-  process = stuck(HOLDING.replace("{state}", "None"), grace=50)
+  process = stuck(HOLDING.replace("{state}", "None"), grace=15)
   process.send_signal(signal.SIGTERM)
-  code, told, seconds = ended(process, seconds=40)
+  code, told, seconds = ended(process, seconds=14)
   assert (code, told) == (75, "stopped by a signal before an update was made")
-  assert seconds < 35  # RESCUE of the grace, and not all of it
+  assert seconds < 14  # RESCUE of the grace, and not all of it
   assert not (tmp_path / "saved").exists()
 
 
