@@ -74,7 +74,7 @@ def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(tmp_path, at, feed):
   checkpoints = Checkpoints(tmp_path / "parts", keep=10)
   restored = checkpoints.restore(at, again.abstract)
   checkpoints.close()
-  resumed, told_again, _ = fit(again, tmp_path / "parts", state=restored)
+  resumed, told_again, _ = fit(again, tmp_path / "parts", state=restored, unjudged=PLAN.evaluates(at))
   equal(whole, resumed)
   for step, line in told_again.lines.items():
     assert line["train/loss"] == told_whole.lines[step]["train/loss"]
