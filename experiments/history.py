@@ -14,7 +14,7 @@ from experiments.job import Job
 from experiments.schema import Experiment
 from research import goodput as accounts
 from research import manifest, provenance, selection
-from research.checkpoint import Checkpoints
+from research.checkpoint import Checkpoints, is_step
 from research.errors import UserError
 from research.models.table import parameter_count
 from research.parallel.agreement import by_first
@@ -90,7 +90,7 @@ def check_data(workdir: Path, job: Job, advice: str, allowed: Sequence[str] = ()
 def _differing_from_newest(workdir: Path, config: Experiment) -> list[run_directory.Difference]:
   """What differs from the flags of the newest checkpoint, which knows its own: run.flags may have been edited."""
   with contextlib.suppress(OSError, manifest.Damaged):
-    steps = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
+    steps = [int(path.name) for path in (workdir / "checkpoints").iterdir() if is_step(path.name)]
     newest = max(steps, default=0)
     theirs = manifest.read(workdir / "checkpoints" / str(newest), newest)["about"]["flags"]
     return run_directory.differences(theirs, config)

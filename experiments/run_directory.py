@@ -12,6 +12,7 @@ from pathlib import Path
 from experiments import flags
 from experiments.schema import Experiment
 from research import selection
+from research.checkpoint import is_step
 from research.errors import UserError
 from research.parsing import parse_json
 from research.report import record as lines
@@ -181,8 +182,8 @@ def best_metric(workdir: Path) -> str:
 
 
 def has_checkpoint(workdir: Path) -> bool:
-  """Whether there is a whole one: Orbax gives a step's number to nothing else."""
-  return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+  """Whether there is one: nothing else has a step's number."""
+  return any(is_step(path.name) for path in (workdir / "checkpoints").glob("*"))
 
 
 def judged_steps(workdir: Path, metric: str, steps: Sequence[int]) -> list[int]:

@@ -66,7 +66,7 @@ class Checkpoints:
   @property
   def steps(self) -> list[int]:
     """Steps that have a checkpoint, whole or damaged, oldest first."""
-    return sorted(int(path.name) for path in self._listed() if _is_step(path.name))
+    return sorted(int(path.name) for path in self._listed() if is_step(path.name))
 
   def newest(self) -> int | None:
     """The newest that is whole; None where there is none at all. Damaged ones are told of, and set aside.
@@ -293,7 +293,7 @@ class Checkpoints:
       ) from error
 
 
-def _is_step(name: str) -> bool:
+def is_step(name: str) -> bool:
   """Whether a folder's name is a step's number as it is written here."""
   return name.isascii() and name.isdigit() and str(int(name)) == name
 

@@ -16,6 +16,7 @@ import jax
 
 from research.errors import UserError
 from research.parallel import heartbeat
+from research.parallel.aborts import before_abort
 from research.parallel.relay import Relay
 from research.streams import mute, take_from_libraries
 from research.watchdog import Watchdog
@@ -110,6 +111,7 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
   lost = relay.lost_seconds if relay else float
   _pulse = heartbeat.Pulse(store(), cluster.index, cluster.count, heartbeat.bounds(environment), lost)
   _pulse.begin()
+  before_abort(lambda: failed(RuntimeError("UNAVAILABLE: jaxlib has aborted; its own words stand above")))
   take_from_libraries("stdout") if cluster.index == 0 else mute("stdout")
 
 
