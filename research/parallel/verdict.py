@@ -100,7 +100,7 @@ class Judge:
 
   def verdict(self, now: float) -> Verdict | None:
     """Why to end, if there is a reason. `now` is when the beats were last looked at."""
-    return self._ended() or self._silent(now) or self._crashed(now) or self._stalled(now)
+    return self._ended() or self._silent(now) or self._crashed(now) or self._stalled()
 
   def _ended(self) -> Verdict | None:
     ended = [process for process, beat in self._beats.items() if beat.status == ENDED]
@@ -120,16 +120,18 @@ class Judge:
         return own_end(process, self._beats[process])
     return None
 
-  def _stalled(self, now: float) -> Verdict | None:
-    """The process that is behind, where it has been in one phase for too long: for it the others wait."""
+  def _stalled(self) -> Verdict | None:
+    """The process that is behind, where it says that it has been in one phase for too long: for it the others wait.
+
+    Only its own word counts. The time since it was last heard of is not added: whether it lives is then unknown.
+    """
     process = min(self._beats, key=lambda each: self._beats[each].marks)
     beat = self._beats[process]
-    idle = beat.idle + now - self._heard[process]
-    if not 0 < self.bounds.of(beat.phase) < idle:
+    if not 0 < self.bounds.of(beat.phase) < beat.idle:
       return None
     alone = len({each.marks for each in self._beats.values()}) > 1
     what = f"{_name(process, beat)} lives and has made no progress" if alone else "no process has made any progress"
-    return Verdict(process, AGAIN, f"processes: {what} for {idle:.0f} s {beat.where}; {RESTART}")
+    return Verdict(process, AGAIN, f"processes: {what} for {beat.idle:.0f} s {beat.where}; {RESTART}")
 
 
 def silent(process: int, beat: Beat, seconds: float) -> str:
