@@ -95,13 +95,13 @@ def test_the_process_that_the_others_wait_for_is_named_with_what_it_does():
 def test_a_process_that_is_not_heard_of_is_not_said_to_live():
   """Whatever bound is the shorter. Mutation: with the time since its last beat added it "lives" after 8 s."""
   found = judge(stall=8.0)
-  found.hear(beats(1), 0.0)
   behind = dataclasses.replace(beats(1)[3], marks=279)
+  found.hear(beats(1, {3: behind}), 0.0)
   for second in range(2, 20, 2):
     found.hear(beats(second, {3: behind}), second)
     assert found.verdict(second) is None, second
-  found.hear(beats(99, {3: behind}), 22.0)
-  assert "process 3 (host3) has not been heard of for 20 s" in found.verdict(22.0).line
+  found.hear(beats(99, {3: behind}), 20.0)
+  assert "process 3 (host3) has not been heard of for 20 s" in found.verdict(20.0).line
 
 
 def test_where_all_wait_alike_no_process_is_behind():
