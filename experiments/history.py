@@ -91,10 +91,19 @@ def _differing_from_newest(workdir: Path, config: Experiment) -> list[run_direct
   """What differs from the flags of the newest checkpoint, which knows its own: run.flags may have been edited."""
   with contextlib.suppress(OSError, manifest.Damaged):
     steps = [int(path.name) for path in (workdir / "checkpoints").iterdir() if is_step(path.name)]
-    newest = max(steps, default=0)
-    theirs = manifest.read(workdir / "checkpoints" / str(newest), newest)["about"]["flags"]
-    return run_directory.differences(theirs, config)
+    return _unlike(workdir, max(steps, default=0), config)
   return []
+
+
+def _unlike(workdir: Path, step: int, config: Experiment) -> list[run_directory.Difference]:
+  about = manifest.read(workdir / "checkpoints" / str(step), step)["about"]
+  return run_directory.differences(about["flags"], config)
+
+
+def told_unlike(workdir: Path, step: int, config: Experiment) -> list[str]:
+  """Lines about the flags that change the curve and are not those that the checkpoint of `step` was made with."""
+  found = _unlike(workdir, step, config)
+  return ["the checkpoint was made with other flags:", *run_directory.table(found)] if found else []
 
 
 def write(request: Request, job: Job, abstract: State, forms: dict[str, str], changes: Sequence[dict]) -> None:
@@ -119,14 +128,14 @@ def write(request: Request, job: Job, abstract: State, forms: dict[str, str], ch
 
 def so_far(
   workdir: Path, start: int, metric: str, watched: Sequence[str]
-) -> tuple[float, list[tuple[int, float]], bool]:
-  """(seconds that earlier starts took, their scores by `metric`, whether they have evaluated the state at `start`), of
-  a run that goes on from `start`."""
+) -> tuple[list[tuple[int, float]], bool]:
+  """(the scores by `metric` of earlier starts, whether they have evaluated the state at `start`), of a run that goes on
+  from `start`."""
   earlier = record.read(workdir / "metrics.jsonl") if start else []
   scores = selection.from_records(metric, earlier) if metric else []
   heads = tuple(f"{split}/" for split in watched)
   judged = any(line["step"] == start and any(name.startswith(heads) for name in line) for line in earlier)
-  return run_directory.seconds_before(workdir, earlier), scores, judged
+  return scores, judged
 
 
 def goodput(clock: accounts.Clock, workdir: Path) -> dict[str, Any]:

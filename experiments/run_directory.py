@@ -3,9 +3,7 @@
 import contextlib
 import dataclasses
 import fcntl
-import itertools
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -143,7 +141,7 @@ def write_record(workdir: Path, record: Mapping, changes: Sequence[Mapping] = ()
   """run.json: rewritten at each start, the first start's time, every command and what was changed kept."""
   path = workdir / "run.json"
   earlier = read_record(workdir)
-  start = {"time": record["started"], "unix": time.time(), "command": record["command"]}
+  start = {"time": record["started"], "command": record["command"]}
   starts = [*earlier.get("starts", []), start]
   if changes := [*earlier.get(CHANGES, []), *changes]:
     record = {**record, CHANGES: changes}
@@ -194,21 +192,6 @@ def judged_steps(workdir: Path, metric: str, steps: Sequence[int]) -> list[int]:
     if best and best[0] in steps:
       return [best[0], *(step for step in steps if step != best[0])]
   return steps
-
-
-def seconds_before(workdir: Path, records: Sequence[Mapping]) -> float:
-  """Seconds that earlier starts took, from each start to its last line of metrics; 0 on a first start.
-
-  Args:
-    workdir: its run.json names this start already.
-    records: the lines of metrics that are kept, oldest first.
-  """
-  starts = [start["unix"] for start in read_record(workdir).get("starts", [])]
-  total = 0.0
-  for begin, end in itertools.pairwise(starts):
-    last = max((line["time"] for line in records if begin <= line["time"] < end), default=begin)
-    total += last - begin
-  return total
 
 
 def read_result(workdir: Path) -> dict | None:

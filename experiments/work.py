@@ -146,7 +146,7 @@ def _train(
   clock: Clock,
   rescue: Rescue | None,
 ) -> int:
-  config, workdir, plan, began = request.config, request.workdir, job.plan, time.monotonic()
+  config, workdir, plan = request.config, request.workdir, job.plan
   abstract = job.abstract_state
   start, flops = checkpoints.newest(), job.counting()
   changes, notes = ([], []) if start is None else history.changes(request, job, checkpoints, start)
@@ -168,7 +168,7 @@ def _train(
     headline=headline,
   ) as report:
     watched = list(job.data.evaluation)[:1]  # validation where there is one, else the test
-    before, scores, judged = by_first(lambda: history.so_far(workdir, start, plan.best_metric, watched))
+    scores, judged = by_first(lambda: history.so_far(workdir, start, plan.best_metric, watched))
     if start:
       report.note(f"going on from step {start}")
     for note in notes:
@@ -207,14 +207,14 @@ def _train(
         state = checkpoints.restore(best[0], abstract)
     final = job.scores(state, list(job.data.evaluation))
     rows, images = _rows(job, state)
+    wall = by_first(lambda: _account(clock, workdir))
     result = {
       "step": step,
-      "wall_seconds": before + time.monotonic() - began,
+      **({"wall_seconds": wall} if wall else {}),
       "metrics": final,
       "best": {"step": best[0], plan.best_metric: best[1]} if best else {},
     }
     classes = job.data.splits.train.schema.class_names
-    by_first(lambda: _account(clock, workdir))
     by_first(lambda: str(report.finish(result, rows=rows, class_names=classes, images=images)))
   return DONE
 
@@ -236,10 +236,12 @@ def _watched(workdir: Path, run: Run) -> Iterator[Watchdog]:
       processes.follow(None)
 
 
-def _account(clock: Clock, workdir: Path) -> None:
-  """Puts the account of the wall time so far into run.json; a run is not lost for want of it."""
+def _account(clock: Clock, workdir: Path) -> float:
+  """Puts the account of the wall time so far into run.json, and returns its sum; a run is not lost for want of it."""
+  found = history.goodput(clock, workdir)
   with contextlib.suppress(UserError):
-    run_directory.add_to_record(workdir, history.goodput(clock, workdir))
+    run_directory.add_to_record(workdir, found)
+  return found.get("goodput", {}).get("wall_seconds", 0.0)
 
 
 def _rebuild(workdir: Path, report: Report) -> None:
@@ -251,6 +253,8 @@ def evaluate(definition: Definition, request: Request) -> int:
   job, state, step = load(definition, request)
   job = judged(definition, job, request.workdir)
   print(f"{request.workdir}, step {step}")
+  for line in by_first(lambda: history.told_unlike(request.workdir, step, request.config)):
+    print(line)
   for name, value in job.scores(state, list(job.data.evaluation)).items():
     print(f"  {name:<28} {value:.6g}")
   return DONE

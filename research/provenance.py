@@ -1,5 +1,6 @@
 """Where a run's numbers come from: command, code, libraries, devices. It records, and decides nothing."""
 
+import functools
 import hashlib
 import os
 import platform
@@ -29,8 +30,9 @@ def record(command: Sequence[str]) -> dict:
   }
 
 
+@functools.cache
 def code() -> dict:
-  """What runs: {"git": as `git_state`, "versions": of Python and the libraries}."""
+  """What runs: {"git": as `git_state`, "versions": of Python and the libraries}. Found once: what is imported stays."""
   versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}}
   return {"git": git_state(Path(__file__).resolve().parent), "versions": versions}
 

@@ -54,9 +54,11 @@ class Run:
 
   @property
   def wall_seconds(self) -> float:
-    """As result.json says, else between the first and the last record."""
+    """As result.json says, else by the account of the time so far, else between the first and the last record."""
     if "wall_seconds" in self.result:
       return record.number(self.result["wall_seconds"])
+    if accounted := sum(self.goodput.values()):
+      return accounted
     return self.records[-1]["time"] - self.records[0]["time"] if self.records else 0.0
 
   @property

@@ -289,7 +289,19 @@ def test_eval_repeats_the_runs_result(capsys, in_directory):
   accuracy = json.loads(Path("w/result.json").read_text())["metrics"]["test/accuracy"]
   capsys.readouterr()
   assert command.main(MLP, ["eval", "--config=w"]) == 0
-  assert f"test/accuracy                {accuracy:.6g}" in capsys.readouterr().out
+  assert f"test/accuracy                {accuracy:.6g}" in (told := capsys.readouterr().out)
+  assert "other flags" not in told
+
+
+def test_eval_says_where_the_checkpoint_was_made_with_other_flags(capsys, in_directory):
+  """Mutation: without the look at the checkpoint's own flags its score passes for that of the flags given."""
+  assert command.main(MLP, ["--config=iris", "--run.steps=6", "--workdir=w"]) == 0
+  capsys.readouterr()
+  assert command.main(MLP, ["eval", "--config=w", "--seed=3", "--model.activation=tanh"]) == 0
+  told = capsys.readouterr().out
+  assert "the checkpoint was made with other flags:\n" in told
+  for name, there, here in (("--seed", "0", "3"), ("--model.activation", "relu", "tanh")):
+    assert [name, there, here] in [line.split() for line in told.splitlines()]
 
 
 def test_preflight_counts_parameters_and_writes_nothing(capsys, in_directory):
