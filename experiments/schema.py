@@ -33,7 +33,8 @@ def flag(
     low: least value allowed, inclusive.
     high: greatest value allowed, inclusive.
     verbatim: a string that may have blanks around it and line breaks in it, which no flag file could hold.
-    curve: whether another value can change the training curve. What cannot is free to differ when a run is resumed.
+    curve: whether another value can change the training curve by more than rounding. What cannot is free to differ
+      when a run is resumed.
   """
   metadata = {"help": help, "choices": choices, "low": low, "high": high, "curve": curve, "verbatim": verbatim}
   return dataclasses.field(default=default, metadata=metadata)
