@@ -115,6 +115,7 @@ def facts(job: "Job", target: Target | None = None) -> dict[str, Any]:
     "collectives": [{**dataclasses.asdict(each), "sent": each.sent} for each in collectives],
     "estimate": {
       **dataclasses.asdict(guess), "seconds": guess.seconds, "bound": guess.bound,
+      "peak": chip.peak(dtype),
       "mfu": None if model_flops is None else model_flops / devices / guess.seconds / chip.peak(dtype),
       "examples a second": config.data.batch_size / guess.seconds,
       "tokens a second": None if tokens is None else tokens / guess.seconds,

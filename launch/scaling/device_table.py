@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from launch.scaling import estimates
 from launch.scaling.points import Row, write_csv
 from research.parallel.hlo import KINDS
 from research.report.atomic import cannot_write, write_atomically
@@ -45,6 +46,7 @@ def numbers(facts: Mapping[str, Any], seconds: Sequence[float], about: Mapping[s
     **sent,
     "estimate_ms": 1000 * guess["seconds"],
     "bound": guess["bound"],
+    **estimates.parts(guess),
     "predicted_mfu": guess["mfu"],
     "chip": guess["chip"]["name"],
     "device": facts["devices"]["kind"],
@@ -156,6 +158,8 @@ def page(rows: Sequence[Row], line: str, pictures: Sequence[str] = ()) -> str:
     if others:
       lines += [f"Other processes had {min(others):.1f} to {max(others):.1f} of the machine's cores meanwhile."]
     lines += ["", *_measured_table(measured), ""]
+    if len(measured) > 2:
+      lines += [estimates.said(estimates.order(measured)), ""]
   if compiled:
     lines += ["Compiled ahead for chips that are not here, and not run: milliseconds are the least that an update",
               "takes by the chip's peaks.", "", *_compiled_table(compiled), ""]  # fmt: skip

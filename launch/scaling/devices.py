@@ -21,7 +21,7 @@ from experiments import command, flags
 from experiments.manual import flag_lines
 from experiments.schema import flag
 from launch.experiment import find
-from launch.scaling import device_table, meshes, points
+from launch.scaling import device_table, estimates, meshes, points
 from research.errors import UserError
 from research.parallel.tables import STRATEGIES
 
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
   report = Path(study.report).expanduser() if study.report else study.folder
   check_kind(study)
   rows = points.run_all(wanted, study.folder, found, say=say, retry=study.retry, timeout_s=study.timeout or None)
-  rows = device_table.with_efficiency(device_table.in_one(rows))
+  rows = device_table.with_efficiency(device_table.in_one(estimates.by_one_machine(rows)))
   for path in device_table.write(report, rows, " ".join(["python -m launch.scaling devices", *arguments])):
     say(str(path))
   return 0

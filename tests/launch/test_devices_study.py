@@ -11,7 +11,7 @@ from experiments.gpt.__main__ import Model as GPTModel
 from experiments.mlp.__main__ import Config as MLPConfig
 from experiments.mlp.__main__ import Model as MLPModel
 from launch.scaling import __main__ as scaling
-from launch.scaling import device_plots, device_table, devices, meshes, point
+from launch.scaling import device_plots, device_table, devices, estimates, meshes, point
 from research.errors import UserError
 
 GPT = GPTConfig(model=GPTModel(heads=6, kv_heads=2, layers=3))
@@ -81,7 +81,11 @@ def facts(devices, seconds=0.1, sent=0.0, chip="v5e", mfu=0.5):
     "device memory": {"parameters": 8e6 / devices, "optimizer": 2e6, "total": 1e7, "capacity": 1.6e10, "fits": True},
     "FLOPs": {"model": 1e9},
     "collectives": [{"kind": "all-reduce", "sent": sent}, {"kind": "all-gather", "sent": 1.0}],
-    "estimate": {"seconds": seconds, "bound": "network", "mfu": mfu, "chip": {"name": chip}},
+    "estimate": {
+      "seconds": seconds, "bound": "network", "mfu": mfu, "compute": mfu * seconds, "memory": 0.1 * seconds,
+      "network": seconds, "peak": 1e9,
+      "chip": {"name": chip, "bandwidth": 1e9, "network": 1e9},
+    },
     "compiled in seconds": 2.0,
   }
 
@@ -118,6 +122,34 @@ def test_a_points_rounds_are_one_row():
   assert found["examples_per_s"] == pytest.approx(16 / 0.15)
   assert found["mfu"] == pytest.approx(0.5 * 0.1 / 0.15)  # by the estimate with the highest peaks
   assert [each["ok"] for each in device_table.in_one([first, failed])] == [True]
+
+
+def test_points_of_a_cpu_are_estimated_by_the_highest_peaks_of_any():
+  """Two devices that were measured while others had the machine: half the peaks, so twice the seconds of each part."""
+  one, two = row(1, "dp", 1.0, chip="cpu"), row(2, "dp", 1.0, chip="cpu")
+  one |= {"parts": {"compute": 0.8, "memory": 0.5, "network": 0.0}, "estimate_ms": 800.0, "bound": "compute",
+          "peaks": {"compute": 100.0, "memory": 10.0, "network": 10.0}, "predicted_mfu": 0.9, "mfu": 0.72}  # fmt: skip
+  two |= {"parts": {"compute": 1.6, "memory": 0.6, "network": 1.7}, "estimate_ms": 1700.0, "bound": "network",
+          "peaks": {"compute": 25.0, "memory": 5.0, "network": 2.5}, "predicted_mfu": 0.4, "mfu": 0.68}  # fmt: skip
+  there = row(2, "tp", 1.0)
+  found = estimates.by_one_machine([one, two, there])
+  assert (found[0], found[2]) == (one, there)
+  assert found[1]["parts"] == pytest.approx({"compute": 0.8, "memory": 0.6, "network": 0.85})
+  assert (found[1]["bound"], found[1]["estimate_ms"]) == ("network", pytest.approx(850))
+  assert found[1]["predicted_mfu"] == pytest.approx(0.4)  # half the time of a peak that is twice as high
+  assert found[1]["mfu"] == pytest.approx(0.34)
+
+
+def test_an_order_is_right_where_the_estimates_have_it_too():
+  """Kendall's τ by hand: of six pairs five agree and one does not. Mutation: the estimates the other way round."""
+  rows = [
+    {"step_ms": step, "least_ms": 0.9 * step, "greatest_ms": 1.1 * step, "estimate_ms": guess}
+    for step, guess in ((100, 10), (105, 20), (200, 40), (400, 30))
+  ]
+  found = estimates.order(rows)
+  assert (found["pairs"], found["clear"], found["right"]) == (6, 5, 4)
+  assert found["tau"] == pytest.approx((5 - 1) / 6)
+  assert "Of 6 pairs of points 5 differ clearly" in estimates.said(found)
 
 
 def test_efficiency_is_against_the_fewest_devices_of_the_same_strategy_and_kind():
