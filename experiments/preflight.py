@@ -81,7 +81,8 @@ def facts(job: "Job", target: Target | None = None) -> dict[str, Any]:
   # Parameters and their gradients are read forward and backward, moments read and written, activations too.
   parameters, kept = memory["parameters"], memory["optimizer"] + memory["averages and statistics"]
   moved = 5 * parameters + 2 * kept + 2 * memory["activations"]
-  work = roofline.Work(hardware_flops / devices, moved, sum(each.sent for each in collectives))
+  sent, meetings = sum(each.sent for each in collectives), sum(each.count for each in collectives)
+  work = roofline.Work(hardware_flops / devices, moved, sent, meetings)
   chip, dtype = target.chip, getattr(getattr(config, "model", None), "dtype", "float32")
   guess = roofline.estimate(work, chip, dtype)
   batch_bytes = sum(math.prod(x.shape) * x.dtype.itemsize for name, x in batch.items() if name not in ("index", "mask"))
@@ -115,7 +116,7 @@ def facts(job: "Job", target: Target | None = None) -> dict[str, Any]:
     "collectives": [{**dataclasses.asdict(each), "sent": each.sent} for each in collectives],
     "estimate": {
       **dataclasses.asdict(guess), "seconds": guess.seconds, "bound": guess.bound,
-      "peak": chip.peak(dtype),
+      "work": dataclasses.asdict(work), "dtype": dtype,
       "mfu": None if model_flops is None else model_flops / devices / guess.seconds / chip.peak(dtype),
       "examples a second": config.data.batch_size / guess.seconds,
       "tokens a second": None if tokens is None else tokens / guess.seconds,

@@ -24,6 +24,8 @@ class Chip:
     bandwidth: bytes/s of the memory.
     network: bytes/s out of a chip.
     source: where the figures are from.
+    shared: it is a part of a processor that computes, moves and sends with the same cores, one after the other.
+    meeting: seconds of a collective besides what it sends; 0 where it is not known.
   """
 
   name: str
@@ -33,6 +35,8 @@ class Chip:
   bandwidth: float
   network: float
   source: str
+  shared: bool = False
+  meeting: float = 0.0
 
   def peak(self, dtype: str) -> float:
     """FLOP/s of products of "float32" or "bfloat16" operands."""

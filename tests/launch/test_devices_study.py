@@ -82,9 +82,7 @@ def facts(devices, seconds=0.1, sent=0.0, chip="v5e", mfu=0.5):
     "FLOPs": {"model": 1e9},
     "collectives": [{"kind": "all-reduce", "sent": sent}, {"kind": "all-gather", "sent": 1.0}],
     "estimate": {
-      "seconds": seconds, "bound": "network", "mfu": mfu, "compute": mfu * seconds, "memory": 0.1 * seconds,
-      "network": seconds, "peak": 1e9,
-      "chip": {"name": chip, "bandwidth": 1e9, "network": 1e9},
+      "seconds": seconds, "bound": "network", "mfu": mfu, "dtype": "float32", "work": {}, "chip": {"name": chip},
     },
     "compiled in seconds": 2.0,
   }
@@ -127,16 +125,20 @@ def test_a_points_rounds_are_one_row():
 def test_points_of_a_cpu_are_estimated_by_the_highest_peaks_of_any():
   """Two devices that were measured while others had the machine: half the peaks, so twice the seconds of each part."""
   one, two = row(1, "dp", 1.0, chip="cpu"), row(2, "dp", 1.0, chip="cpu")
-  one |= {"parts": {"compute": 0.8, "memory": 0.5, "network": 0.0}, "estimate_ms": 800.0, "bound": "compute",
-          "peaks": {"compute": 100.0, "memory": 10.0, "network": 10.0}, "predicted_mfu": 0.9, "mfu": 0.72}  # fmt: skip
-  two |= {"parts": {"compute": 1.6, "memory": 0.6, "network": 1.7}, "estimate_ms": 1700.0, "bound": "network",
-          "peaks": {"compute": 25.0, "memory": 5.0, "network": 2.5}, "predicted_mfu": 0.4, "mfu": 0.68}  # fmt: skip
+  peaks = {"name": "cpu", "memory": 1.0, "source": "", "shared": True}
+  one |= {"peaks": {**peaks, "flops": 9.0, "flops_f32": 100.0, "bandwidth": 10.0, "network": 10.0, "meeting": 0.0},
+          "work": {"flops": 80.0, "moved": 5.0, "sent": 0.0, "collectives": 0},
+          "estimate_ms": 1300.0, "bound": "compute", "predicted_mfu": 0.8, "mfu": 0.72}  # fmt: skip
+  two |= {"peaks": {**peaks, "flops": 9.0, "flops_f32": 25.0, "bandwidth": 4.0, "network": 2.5, "meeting": 0.01},
+          "work": {"flops": 40.0, "moved": 3.0, "sent": 5.0, "collectives": 4},
+          "estimate_ms": 4390.0, "bound": "network", "predicted_mfu": 0.4, "mfu": 0.68}  # fmt: skip
   there = row(2, "tp", 1.0)
   found = estimates.by_one_machine([one, two, there])
-  assert (found[0], found[2]) == (one, there)
-  assert found[1]["parts"] == pytest.approx({"compute": 0.8, "memory": 0.6, "network": 0.85})
-  assert (found[1]["bound"], found[1]["estimate_ms"]) == ("network", pytest.approx(850))
-  assert found[1]["predicted_mfu"] == pytest.approx(0.4)  # half the time of a peak that is twice as high
+  assert found[2] == there
+  assert (found[0]["estimate_ms"], found[0]["mfu"]) == pytest.approx((1300, 0.72))
+  assert found[1]["estimate_ms"] == pytest.approx(1000 * (40 / 50 + 3 / 5 + 5 / 5 + 4 * 0.01))
+  assert found[1]["bound"] == "network"
+  assert found[1]["predicted_mfu"] == pytest.approx(0.4 * 4390 / 2440 / 2)  # less time, of a peak twice as high
   assert found[1]["mfu"] == pytest.approx(0.34)
 
 

@@ -1,5 +1,7 @@
 """Peak figures and what is made of them."""
 
+import dataclasses
+
 import jax
 import pytest
 
@@ -21,6 +23,14 @@ V5E = chips.chip("v5e")
 def test_the_slowest_part_is_the_bound(work, bound, seconds):
   found = roofline.estimate(work, V5E, "bfloat16")
   assert (found.bound, found.seconds) == (bound, pytest.approx(seconds))
+
+
+def test_parts_of_a_cpu_do_one_thing_after_the_other():
+  """Mutation: with the slowest part alone it takes 4 s."""
+  chip = dataclasses.replace(V5E, flops=10.0, bandwidth=5.0, network=2.0, shared=True, meeting=0.5)
+  found = roofline.estimate(Work(40.0, 10.0, 2.0, 3), chip, "bfloat16")
+  assert found.seconds == pytest.approx(40 / 10 + 10 / 5 + 2 / 2 + 3 * 0.5)
+  assert (found.bound, found.network) == ("compute", pytest.approx(2.5))
 
 
 def test_float32_is_what_jax_makes_of_it():
@@ -47,4 +57,5 @@ def test_virtual_devices_share_what_the_machine_was_measured_at():
   whole, shared = roofline.measured(1), roofline.measured(8)
   assert shared.memory * 8 == pytest.approx(whole.memory)
   assert 1e9 < whole.flops_f32 < 1e14
+  assert whole.meeting == 0 < shared.meeting < 0.1
   assert roofline.here(jax.device_count()).name == "cpu"

@@ -81,13 +81,14 @@ def test_one_run_gets_its_page_anew(make_run, capsys):
   ("arguments", "line"),
   [
     (["{}/on"], "report: {0}/on does not exist (did you mean {0}/one?)"),
-    (["{}"], "report: {0} has no metrics.jsonl, so it is no run"),
+    (["{}/empty"], "report: {0}/empty has no metrics.jsonl, so it is no run"),
     (["{}/one", "{}/nothing"], "report: {0}/nothing does not exist"),
     (["{}/one", "{}/one", "--out=x.pdf"], "report: --out=x.pdf must end in .png"),
   ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(make_run, tmp_path, capsys, arguments, line):
   make_run("one")
+  (tmp_path / "empty").mkdir()
   assert main([argument.format(tmp_path) for argument in arguments]) == 2
   assert capsys.readouterr().err == line.format(tmp_path) + "\n"
 
