@@ -90,7 +90,9 @@ def lines(workdir):
 @pytest.mark.parametrize(
   ("command", "ends"),
   [
-    (COMMAND, [(40, signal.SIGKILL, -9), (120, signal.SIGTERM, 75), (200, signal.SIGINT, 75)]),
+    pytest.param(
+      COMMAND, [(40, signal.SIGKILL, -9), (120, signal.SIGTERM, 75), (200, signal.SIGINT, 75)], marks=pytest.mark.slow
+    ),
     pytest.param(GAN, [(40, signal.SIGKILL, -9)], marks=pytest.mark.slow),
     pytest.param(GPT, [(40, signal.SIGKILL, -9)], marks=pytest.mark.slow),
   ],

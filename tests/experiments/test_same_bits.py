@@ -23,7 +23,7 @@ from tests.experiments import same_bits_worker, test_resume
 from tests.experiments.test_strategies import EXPERIMENTS
 
 SHARDS = "--run.deterministic_shards=8"
-QUICK = ("mlp", "gan")
+QUICK = ("mlp",)
 
 
 def on(devices, family, *flags):

@@ -53,6 +53,12 @@ QUICK = {
   ("mlp", "fsdp"), ("cnn", "dp"), ("gan", "fsdp"), ("gpt", "fsdp_tp"), ("vit", "tp"), ("cnn", "shard_map"),
   ("mlp", "pmap"), ("gan", "shard_map"), ("gpt", "sp"), ("gpt", "pp"), ("gpt, experts", "ep"),
 }  # fmt: skip
+
+
+def slow(*values):
+  return pytest.param(*values, marks=pytest.mark.slow)
+
+
 EXPERIMENTS = sorted(path.parent.name for path in Path(command.__file__).parent.glob("*/__main__.py"))
 
 
@@ -136,12 +142,13 @@ def test_a_family_that_a_strategy_is_not_for_says_why(family, strategy):
   "flags",
   [
     ["--parallel.strategy=sp", "--parallel.mesh=sequence:8", "--model.window=5"],
-    ["--parallel.strategy=sp", "--parallel.mesh=sequence:4", "--model.kv_heads=1", "--model.attention_softcap=5"],
+    slow(["--parallel.strategy=sp", "--parallel.mesh=sequence:4", "--model.kv_heads=1", "--model.attention_softcap=5"]),
     ["--parallel.strategy=tp", "--parallel.mesh=data:2,model:4", "--model.heads=4", "--model.kv_heads=2"],
-    ["--parallel.strategy=pp", "--parallel.mesh=stage:2", "--parallel.micro_batches=8", "--optim.micro_batches=2"],
+    slow(["--parallel.strategy=pp", "--parallel.mesh=stage:2", "--parallel.micro_batches=8",
+          "--optim.micro_batches=2"]),
   ],
   ids=["a window", "one key head", "fewer key heads than devices", "two ways of parts"],
-)
+)  # fmt: skip
 def test_it_is_for_every_kind_of_attention_too(flags):
   model = [flag for flag in flags if flag.startswith("--model")]
   told, state = trained("gpt", flags, updates=2)

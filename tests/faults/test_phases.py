@@ -35,7 +35,8 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize(
   ("phase", "went_on_from"),
   [
-    ("reading data", 0), ("compiling", 0), ("waiting for data", 14), ("evaluating", 30), ("saving", 10), ("ending", 60),
+    ("compiling", 0), ("waiting for data", 14), ("evaluating", 30),
+    *(pytest.param(*each, marks=pytest.mark.slow) for each in (("reading data", 0), ("saving", 10), ("ending", 60))),
   ],
 )  # fmt: skip
 def test_a_signal_in_any_phase(tmp_path, capsys, whole, phase, went_on_from):
