@@ -5,15 +5,18 @@
 An MLP with Adam whose state is about 100 MB is trained for STEPS updates at a time: without saving, saved once in them
 by Orbax alone (its own Checkpointer, asynchronous), and by ours (Orbax, SHA-256 of every file, fsync, manifest,
 rename). The three take turns; each turn ends when its save is committed. What is told are ratios to the turn without
-saving in the same round: median, least and greatest. Then how long a restore takes with and without the check of all
-files, and how much the process' peak of memory grows while it saves. The directory has to be on a disk whose speed
-means something: --folder=DIR.
+saving in the same round: median, least and greatest. Beside the time by the clock stands that of the processors, for
+the updates keep all cores busy. Then how long a restore takes with and without the check of all files, and how much
+more memory than before a process of its own has at its peak, in its first save; what updates have freed it may use. The
+directory has to be on a disk whose speed means something: --folder=DIR.
 """
 
 import argparse
 import contextlib
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -88,8 +91,8 @@ class Orbax(Nothing):
 
 
 def turn(kind, state, update, steps, number):
-  """(state, seconds of so many updates with one save, seconds for which the loop stood still to save)."""
-  began = time.perf_counter()
+  """(state, seconds of so many updates with one save, seconds of processors, and those that the loop stood still)."""
+  began, worked = time.perf_counter(), time.process_time()
   state, _ = update(state)
   jax.block_until_ready(state)
   saving = time.perf_counter()
@@ -99,15 +102,34 @@ def turn(kind, state, update, steps, number):
     state, metrics = update(state)
     jax.block_until_ready(metrics["loss"])
   kind.wait()
-  return state, time.perf_counter() - began, stood
+  return state, time.perf_counter() - began, time.process_time() - worked, stood
 
 
-def peak(act):
-  """How much the process' greatest memory grows by `act`, in MB."""
-  Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-  before = _memory("VmRSS")
-  act()
+KINDS = {"Orbax": Orbax, "ours": Checkpoints}
+
+
+def peak(name, folder):
+  """How much more memory than before this process has at its peak while it saves for the first time, in MB."""
+  state, update, _ = job()
+  for _ in range(3):
+    state, _ = update(state)
+  jax.block_until_ready(state)
+  with contextlib.closing(KINDS[name](Path(folder))) as kind:
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = _memory("VmRSS")
+    kind.save(1, state)
+    kind.wait()
   return _memory("VmHWM") - before
+
+
+def peaks(name, folder, times=3):
+  """The same in processes of their own."""
+  found = []
+  for number in range(times):
+    own = [f"--peak={name}", f"--folder={folder / f'{name}{number}'}"]
+    done = subprocess.run([sys.executable, "-m", "benchmarks.checkpoint", *own], stdout=subprocess.PIPE, text=True, check=True)
+    found.append(float(done.stdout.splitlines()[-1]))
+  return found
 
 
 def _memory(name):
@@ -124,8 +146,12 @@ def main():
   parser.add_argument("--rounds", type=int, default=5)
   parser.add_argument("--steps", type=int, default=100)
   parser.add_argument("--folder", default=None)
+  parser.add_argument("--peak", choices=list(KINDS), help=argparse.SUPPRESS)
   options = parser.parse_args()
   keep_freed_memory()
+  if options.peak:
+    print(peak(options.peak, options.folder))
+    return
   state, update, megabytes = job()
   with contextlib.ExitStack() as stack:
     folder = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=options.folder))
@@ -133,23 +159,28 @@ def main():
     kinds = {"none": Nothing(), "Orbax": Orbax(folder / "orbax"), "ours": Checkpoints(folder / "ours")}
     for kind in kinds.values():
       stack.callback(kind.close)
-    times, stood = {name: [] for name in kinds}, {name: [] for name in kinds}
+    times, work, stood = ({name: [] for name in kinds} for _ in range(3))
     order = list(kinds)
     for number in range(options.rounds + 1):
       for name in order[number % 3 :] + order[: number % 3]:
-        state, seconds, still = turn(kinds[name], state, update, options.steps, number + 1)
+        state, seconds, worked, still = turn(kinds[name], state, update, options.steps, number + 1)
         if number:  # the first round compiles and warms
           times[name].append(seconds)
+          work[name].append(worked)
           stood[name].append(still)
     step = statistics.median(times["none"]) / options.steps
     print(f"state {megabytes:.0f} MB, saved every {options.steps} updates of {1e3 * step:.1f} ms")
     print(f"{options.rounds} rounds, jax {jax.__version__}, {jax.devices()[0].device_kind}")
     for name in ("Orbax", "ours"):
-      ratios = [mine / none for mine, none in zip(times[name], times["none"], strict=True)]
+      clock, worked = (
+        [mine / none for mine, none in zip(found[name], found["none"], strict=True)] for found in (times, work)
+      )
+      more = statistics.median(work[name]) - statistics.median(work["none"])
+      print(f"{name:<5} {spread(clock)} times the turn without saving, of processors' time {spread(worked)}")
       still = 1e3 * statistics.median(stood[name])
-      print(f"{name:<5} {spread(ratios)} times the turn without saving; the loop stood still for {still:.0f} ms a save")
+      print(f"      {more:.2f} s of processors a save; the loop stood still for {still:.0f} ms")
     ratios = [ours / orbax for ours, orbax in zip(times["ours"], times["Orbax"], strict=True)]
-    print(f"integrity alone: {spread(ratios)} times Orbax's turn")
+    print(f"ours beside Orbax's turn: {spread(ratios)}")
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
     last, restores = options.rounds + 1, {"Orbax": [], "ours": []}
     for _ in range(options.rounds):
@@ -159,9 +190,9 @@ def main():
         restores[name].append(time.perf_counter() - began)
     for name, seconds in restores.items():
       print(f"restore by {name:<6} {statistics.median(seconds):.2f} s ({min(seconds):.2f} – {max(seconds):.2f})")
-    for name in ("Orbax", "ours"):
-      grown = peak(lambda name=name: (kinds[name].save(last + 1, state), kinds[name].wait()))
-      print(f"memory's peak while {name} saves: {grown:.0f} MB more")
+    for name in KINDS:
+      low, median, high = sorted(peaks(name, folder))
+      print(f"memory's peak while {name} saves: {median:.0f} MB more ({low:.0f} – {high:.0f})")
 
 
 if __name__ == "__main__":
