@@ -127,7 +127,8 @@ def peaks(name, folder, times=3):
   found = []
   for number in range(times):
     own = [f"--peak={name}", f"--folder={folder / f'{name}{number}'}"]
-    done = subprocess.run([sys.executable, "-m", "benchmarks.checkpoint", *own], stdout=subprocess.PIPE, text=True, check=True)
+    command = [sys.executable, "-m", "benchmarks.checkpoint", *own]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found.append(float(done.stdout.splitlines()[-1]))
   return found
 
