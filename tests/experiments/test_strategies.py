@@ -25,6 +25,7 @@ ONLY = {"sp": {"gpt", "gpt, experts", "bert", "vit"}, "pp": {"gpt", "bert", "vit
 # Gradients themselves, and not their signs: Adam's first updates are ±1 where a gradient is nearly 0.
 RULE = ["--optim.name=momentum", "--optim.learning_rate=0.1", "--optim.schedule=constant", "--data.batch_size=16"]
 TRANSFORMER = ["--model.layers=2", "--model.width=16", "--model.heads=2", "--model.dropout=0"]
+NOTES = Path(__file__).with_name("notes.csv")
 FAMILIES = {
   "linear": ["--data.source=sklearn:digits"],
   "mlp": ["--data.source=sklearn:digits", "--model.widths=16,32", "--model.norm=batch"],
@@ -39,7 +40,7 @@ FAMILIES = {
                    "--model.experts=4"],
   "bert": [f"--data.source=text:{__file__}", *TRANSFORMER, "--model.context=16", "--text.tokenizer=byte"],
   "vit": ["--data.source=sklearn:digits", *TRANSFORMER, "--model.patch=2"],
-  "text": ["--data.source=python:docstrings", "--text.length=20", "--model.width=16", "--model.filters=16"],
+  "text": [f"--data.source=csv:{NOTES}", "--text.length=20", "--model.width=16", "--model.filters=16"],
   "forecast": [
     "--data.source=synthetic:seasonal?size=300", "--series.context=12", "--series.horizon=4", "--series.season=6",
     "--model.name=gru", "--model.hidden=8",

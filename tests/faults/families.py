@@ -5,6 +5,7 @@ from pathlib import Path
 from tests.experiments.definitions import EXPERIMENTS
 
 TEXT = Path(__file__).with_name("evil.py")
+NOTES = Path(__file__).parents[1] / "experiments" / "notes.csv"
 SMALL = [
   "--run.steps=40", "--run.eval_every=15", "--run.checkpoint_every=10", "--run.log_every=4", "--data.batch_size=8",
   "--data.eval_batch_size=64", "--parallel.mesh=data:1", "--run.grace_seconds=5",
@@ -27,7 +28,7 @@ FLAGS = {
   "linear": ["--data.source=sklearn:digits", "--data.mixup=0.2", *HELD_OUT],
   "mlp": ["--data.source=sklearn:iris", "--model.widths=8", "--model.dropout=0.2", "--model.norm=batch",
           "--optim.ema_decay=0.9", "--optim.micro_batches=2", *HELD_OUT],
-  "text": ["--data.source=python:docstrings", "--text.length=12", "--model.width=8", "--model.filters=8"],
+  "text": [f"--data.source=csv:{NOTES}", "--text.length=12", "--model.width=8", "--model.filters=8"],
   "vit": ["--data.source=sklearn:digits", *TRANSFORMER, "--model.patch=4", *HELD_OUT],
 }  # fmt: skip
 FED_BY_GRAIN = ("bert", "linear", "vit", "forecast", "mlp")  # the others' data are on the device
