@@ -167,12 +167,13 @@ class Checkpoints:
     self._check(step)
     ocp, folder = self._ocp, self._folder(step)
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    options = ocp.options.PyTreeOptions
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
     with self._reading(step), warnings.catch_warnings():
       warnings.filterwarnings("ignore", message="Sharding info not provided")  # of the parts that are left out
       saved = {part: tree for part, tree in ocp.metadata(folder).metadata.items() if part in parts}
       abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), saved)
-      with ocp.Context(pytree_options=options(loading=options.Loading(partial_load=True))):
+      with context:
         return {name: np.asarray(leaf) for name, leaf in named(ocp.load(folder, abstract)).items()}
 
   def close(self) -> None:
