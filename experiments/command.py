@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import os
+import signal
 import sys
 import time
 import traceback
@@ -90,7 +91,11 @@ def main(definition: Definition, arguments: Sequence[str] | None = None) -> int:
 
   Of several processes each returns here, or where the others cannot be reached any more ends with that code.
   """
-  code = processes.leave(_main(definition, arguments))
+  code = _main(definition, arguments)
+  if arguments is None:  # from here on a signal ends it with what it has come to
+    for number in (signal.SIGINT, signal.SIGTERM):
+      signal.signal(number, lambda *_: os._exit(code))
+  code = processes.leave(code)
   if arguments is None:
     end(code)
   return code

@@ -14,6 +14,7 @@ from research.errors import UserError
 
 T = TypeVar("T")
 
+MOST_FILES = 1000  # with those that they include, each as often as it is
 MOST_BYTES = 2**20  # of a flag file
 
 
@@ -74,10 +75,14 @@ def to_text(config: Any) -> str:
   return "".join(f"--{name}={write_value(value)}\n" for name, value in values(config).items())
 
 
-def read_lines(path: Path, trail: tuple[Path, ...] = ()) -> list[str]:
+def read_lines(path: Path, trail: tuple[Path, ...] = (), read: list[Path] | None = None) -> list[str]:
   """A flag file's arguments, by absl's rules (comments, blank lines, nested --flagfile), paths relative to the file."""
+  read = [] if read is None else read
   if path.resolve() in trail:
     raise UserError(f"flags: {path} includes itself")
+  read.append(path)
+  if len(read) > MOST_FILES:
+    raise UserError(f"flags: {read[0]} includes more than {MOST_FILES} files")
   try:
     about = path.stat()
     if not stat.S_ISREG(about.st_mode) or about.st_size > MOST_BYTES:
@@ -97,7 +102,7 @@ def read_lines(path: Path, trail: tuple[Path, ...] = ()) -> list[str]:
       raise UserError(f"flags: {path} line {number}: --{name} belongs on the command line; --flagfile=… reads a file")
     if name == "flagfile":
       nested = value.strip()
-      arguments += read_lines(path.parent / Path(nested).expanduser(), (*trail, path.resolve()))
+      arguments += read_lines(path.parent / Path(nested).expanduser(), (*trail, path.resolve()), read)
     else:
       arguments.append(line)
   return arguments

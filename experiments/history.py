@@ -11,7 +11,7 @@ import numpy as np
 from experiments import flags, inputs, run_directory
 from experiments.command import Request
 from experiments.job import Job
-from experiments.schema import Experiment
+from experiments.schema import AUGMENTATION, Experiment
 from research import goodput as accounts
 from research import manifest, provenance, selection
 from research.checkpoint import Checkpoints, is_step
@@ -20,6 +20,9 @@ from research.models.table import parameter_count
 from research.parallel.agreement import by_first
 from research.report import record
 from research.task import State
+
+# Data flags that another content of the data is no consequence of.
+KEEP_CONTENT = ("data.batch_size", "data.label_smoothing", *AUGMENTATION)
 
 
 def about(request: Request, job: Job) -> dict[str, Any]:
@@ -49,10 +52,10 @@ def changes(request: Request, job: Job, checkpoints: Checkpoints, start: int) ->
   allowed = {*request.allowed, *(change["flag"] for change in known)}
   where = f"checkpoint {request.workdir / 'checkpoints' / str(start)}"
   run_directory.refuse(where, [each for each in found if each.name not in allowed])
-  if not any(each.name.startswith(("data.", "seed")) for each in found):
-    for name, what in (("data", "other data"), ("order", "another order of the examples")):
-      if there[name] != here[name]:
-        raise UserError(f"run: {where} was made with {what}; give another --workdir")
+  if there["data"] != here["data"] and not _other_content(found):
+    raise UserError(f"run: {where} was made with other data; give another --workdir")
+  if there["order"] != here["order"] and not any(each.name.startswith(("data.", "seed")) for each in found):
+    raise UserError(f"run: {where} was made with another order of the examples; give another --workdir")
   versions = [
     f"{name} {theirs} (now {here['versions'].get(name)})"
     for name, theirs in there["versions"].items()
@@ -61,8 +64,7 @@ def changes(request: Request, job: Job, checkpoints: Checkpoints, start: int) ->
   commits = [(each["git"] or {}).get("commit") for each in (there, here)]
   versions += [f"commit {str(commits[0])[:10]} (now {str(commits[1])[:10]})"] if commits[0] != commits[1] else []
   notes = [f"the checkpoint was made by {', '.join(versions)}: the curve may differ"] if versions else []
-  if by_first(lambda: not (request.workdir / "metrics.jsonl").exists()):
-    notes.append(f"metrics.jsonl is gone: the curve begins at step {start}")
+  notes += by_first(lambda: _lost_lines(request, start))
   made = [
     {"step": start, "flag": each.name, "from": each.there, "to": each.here}
     for each in found
@@ -72,13 +74,29 @@ def changes(request: Request, job: Job, checkpoints: Checkpoints, start: int) ->
   return made, notes
 
 
+def _lost_lines(request: Request, start: int) -> list[str]:
+  """A note where lines of metrics are missing that were on the disk before checkpoint `start`."""
+  with contextlib.suppress(UserError):
+    steps = [line["step"] for line in record.read(request.workdir / "metrics.jsonl") if line["step"] <= start]
+    if steps and steps[-1] + 2 * max(request.config.run.log_every, request.config.run.steps_per_call) < start:
+      return [f"metrics.jsonl has lost lines: the curve has none from step {steps[-1]} to step {start}"]
+    if steps or start < request.config.run.log_every:
+      return []
+  return [f"metrics.jsonl is gone: the curve begins at step {start}"]
+
+
+def _other_content(found: Sequence[run_directory.Difference]) -> bool:
+  """Whether flags differ that say which data there are."""
+  return any(each.name.startswith("data.") and each.name not in KEEP_CONTENT for each in found)
+
+
 def check_data(workdir: Path, job: Job, advice: str, allowed: Sequence[str] = ()) -> None:
   """Raises UserError where the data are not those that the run was started with, but for a data flag that is allowed
   to differ and does."""
   known, splits = run_directory.read_record(workdir), job.data.splits
   if known.get("data") not in (None, splits.fingerprint):
     differing = run_directory.differing(workdir, job.config)
-    if any(each.name in allowed and each.name.startswith("data.") for each in differing):
+    if _other_content([each for each in differing if each.name in allowed]):
       return
     differing = differing or _differing_from_newest(workdir, job.config)
     if not differing:  # then what was kept has been read, where there is such
@@ -127,12 +145,14 @@ def write(request: Request, job: Job, abstract: State, forms: dict[str, str], ch
 
 
 def so_far(
-  workdir: Path, start: int, metric: str, watched: Sequence[str]
+  workdir: Path, start: int, metric: str, watched: Sequence[str], best: Sequence[tuple[int, float]]
 ) -> tuple[list[tuple[int, float]], bool]:
   """(the scores by `metric` of earlier starts, whether they have evaluated the state at `start`), of a run that goes on
-  from `start`."""
+  from `start`. `best` are the scores that checkpoints say of themselves, where there is a metric."""
   earlier = record.read(workdir / "metrics.jsonl") if start else []
   scores = selection.from_records(metric, earlier) if metric else []
+  known = {step for step, _ in scores}  # lines may be lost, and the checkpoint that was best says so itself
+  scores = sorted([*scores, *((step, value) for step, value in best if step not in known and step <= start)])
   heads = tuple(f"{split}/" for split in watched)
   judged = any(line["step"] == start and any(name.startswith(heads) for name in line) for line in earlier)
   return scores, judged

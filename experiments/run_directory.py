@@ -78,6 +78,8 @@ def locked(folder: Path, what: str) -> Iterator[None]:
 
 def claim(workdir: Path, name: str, config: Experiment, *, changed: bool = False) -> None:
   """Writes run.flags, which makes the directory this experiment's; anew where flags have `changed`."""
+  if changed:
+    (workdir / "result.json").unlink(missing_ok=True)  # of a finished run that goes on as another
   if changed or not (workdir / "run.flags").exists():
     write_atomically(workdir / "run.flags", f"# experiment: {name}\n{flags.to_text(config)}")
 
@@ -97,7 +99,9 @@ def differing(workdir: Path, config: Experiment) -> list[Difference]:
   try:
     theirs = flags.values(flags.parse(schema, flags.read_lines(workdir / "run.flags"))[0])
   except UserError as error:
-    raise UserError(f"run: {workdir} was written by another version ({error}); give another --workdir") from error
+    raise UserError(
+      f"run: {workdir / 'run.flags'} is damaged, or another version's ({error}); give another --workdir"
+    ) from error
   return differences({name: flags.write_value(value) for name, value in theirs.items()}, config)
 
 
@@ -157,8 +161,11 @@ def read_record(workdir: Path) -> dict:
   """run.json, or {} where there is none yet."""
   try:
     found = parse_json((workdir / "run.json").read_text(encoding="utf-8"))
+    kinds = {"starts": list, CHANGES: list, "judge": dict}
     if not isinstance(found, dict):
       raise ValueError("it is no JSON object")
+    if not all(isinstance(found.get(name, kind()), kind) for name, kind in kinds.items()):
+      raise ValueError("it is not what a run writes")
     return found
   except FileNotFoundError:
     return {}
@@ -200,8 +207,11 @@ def read_result(workdir: Path) -> dict | None:
     found = parse_json((workdir / "result.json").read_text(encoding="utf-8"))
   except (OSError, ValueError):
     return None
-  whole = isinstance(found, dict) and "step" in found and isinstance(found.get("metrics"), dict)
-  return found if whole else None
+  with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+    for value in (found["step"], *found["metrics"].values()):
+      lines.number(value)
+    return found
+  return None
 
 
 def _check_flags(workdir: Path, name: str, config: Experiment, allowed: Sequence[str]) -> None:

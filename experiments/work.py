@@ -98,7 +98,10 @@ def train(definition: Definition, request: Request) -> int:
   """Trains to the end, or goes on where the run directory's newest checkpoint is."""
   config, workdir = request.config, request.workdir
   with cluster.owned(workdir, definition.name, config, request.allowed):
-    if result := by_first(lambda: run_directory.read_result(workdir)):
+    result = by_first(lambda: run_directory.read_result(workdir))
+    if result and not by_first(lambda: bool(run_directory.differing(workdir, config))):  # else it goes on as another
+      if by_first(lambda: not (workdir / "report.html").exists()):  # the disk did not take it
+        by_first(lambda: str(rebuild(workdir)))
       print(f"{workdir} is finished: {_in_words(result)}; report: {workdir / 'report.html'}")
       return DONE
     clock = Clock(time.monotonic() - request.age)
@@ -152,6 +155,8 @@ def _train(
   changes, notes = ([], []) if start is None else history.changes(request, job, checkpoints, start)
   state = origin.begin(job.initial_state(), first) if start is None else checkpoints.restore(start, abstract)
   start = start or 0
+  if start > plan.total_steps:
+    raise UserError(f"run: {workdir} has made {start:,} updates already, more than the {plan.total_steps:,} asked for")
   forms = call.forms()
   if changes:  # now that a state has been found which they fit
     by_first(lambda: run_directory.claim(workdir, run_directory.experiment_of(workdir), config, changed=True))
@@ -168,7 +173,8 @@ def _train(
     headline=headline,
   ) as report:
     watched = list(job.data.evaluation)[:1]  # validation where there is one, else the test
-    scores, judged = by_first(lambda: history.so_far(workdir, start, plan.best_metric, watched))
+    best = checkpoints.best() if plan.best_metric else []
+    scores, judged = by_first(lambda: history.so_far(workdir, start, plan.best_metric, watched, best))
     if start:
       report.note(f"going on from step {start}")
     for note in notes:
@@ -192,6 +198,8 @@ def _train(
       return BAD_NUMBERS
     clock.turn("end")
     if stopping():
+      if plan.over(step := int(state.step), scores):
+        report.note(f"stopped by a signal; step {step} is the last, and what is left is to judge it")
       by_first(lambda: _account(clock, workdir))
       by_first(lambda: _rebuild(workdir, report))  # the page as far as the run has come
       return STOPPED
@@ -207,15 +215,14 @@ def _train(
         state = checkpoints.restore(best[0], abstract)
     final = job.scores(state, list(job.data.evaluation))
     rows, images = _rows(job, state)
-    wall = by_first(lambda: _account(clock, workdir))
     result = {
       "step": step,
-      **({"wall_seconds": wall} if wall else {}),
       "metrics": final,
       "best": {"step": best[0], plan.best_metric: best[1]} if best else {},
     }
     classes = job.data.splits.train.schema.class_names
-    by_first(lambda: str(report.finish(result, rows=rows, class_names=classes, images=images)))
+    wall = lambda: _account(clock, workdir)  # noqa: E731
+    by_first(lambda: str(report.finish(result, rows=rows, class_names=classes, images=images, wall=wall)))
   return DONE
 
 

@@ -27,6 +27,8 @@ T = TypeVar("T")
 SAVING, DAMAGED, DELETING = ".saving", ".damaged", ".deleting"  # after a step's number: no checkpoint
 _REASONS = (
   "No space left on device", "Disk quota exceeded", "File too large", "Read-only file system", "Permission denied",
+  "Input/output error", "Stale file handle", "Too many open files", "Remote I/O error", "Connection timed out",
+  "Transport endpoint is not connected",
 )  # fmt: skip
 
 
@@ -104,6 +106,18 @@ class Checkpoints:
   def about(self, step: int) -> dict[str, Any]:
     """What the checkpoint says of where it comes from."""
     return by_first(lambda: manifest.read(self._folder(step), step)["about"])
+
+  def best(self) -> list[tuple[int, float]]:
+    """(step, score) of the checkpoints that were better than all before them when they were saved."""
+
+    def find() -> list[tuple[int, float]]:
+      found = []
+      for step in self.steps:
+        with contextlib.suppress(manifest.Damaged):
+          found.append((step, manifest.read(self._folder(step), step)["best"]))
+      return [(step, score) for step, score in found if score is not None]
+
+    return [(step, score) for step, score in by_first(find)]
 
   def save(self, step: int, state: State, best: float | None = None) -> str:
     """Starts to save; returns once the values are copied.
@@ -192,6 +206,8 @@ class Checkpoints:
       left = [path for path in self._directory.iterdir() if SAVING in path.name or path.name.endswith(DELETING)]
       for path in left:
         shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+          path.unlink()  # a file of such a name
       if not left:
         return
       time.sleep(0.05)

@@ -153,10 +153,18 @@ def read(workdir: Path) -> list[dict[str, Any]]:
   """The lines of all starts, oldest first; one that a death has cut off is left out."""
   lines = []
   with contextlib.suppress(OSError):
-    for text in (workdir / FILE).read_text(encoding="utf-8").splitlines():
+    for text in (workdir / FILE).read_text(encoding="utf-8", errors="replace").splitlines():
       with contextlib.suppress(ValueError):
         lines.append(parse_json(text))
-  return [line for line in lines if isinstance(line, dict) and isinstance(line.get("seconds"), dict)]
+  return [line for line in lines if _whole(line)]
+
+
+def _whole(line: Any) -> bool:
+  """Whether it is a line of `Clock`'s: an account is not worth a run that fails for it."""
+  if not isinstance(line, dict) or not isinstance(line.get("seconds"), dict):
+    return False
+  steps, seconds = (line.get("step"), line.get("from", 0)), line["seconds"].values()
+  return all(isinstance(each, int) for each in steps) and all(isinstance(each, int | float) for each in seconds)
 
 
 def account(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -55,6 +55,10 @@ class Plan:
   bad_steps: int = 5  # in a row, after which training goes back once; 0: it ends at the first
   check_replay_every: int = 0
   profile: tuple[int, int] | tuple[()] = ()  # (first, last): the updates that start from first … last − 1 are traced
+
+  def over(self, step: int, scores: Sequence[tuple[int, float]]) -> bool:
+    """Whether no update is left to make."""
+    return step >= self.total_steps or selection.exhausted(self.best_metric, scores, self.patience)
 
   def call_end(self, step: int) -> int:
     """Where a call that starts at `step` ends: it never runs past an evaluation, a checkpoint, the end, or an end of
@@ -181,7 +185,7 @@ def fit(
       if wrong := judge():
         state, step = recovery.back(step, wrong)
       save()
-  while step < plan.total_steps and not selection.exhausted(plan.best_metric, scores, plan.patience):
+  while not plan.over(step, scores):
     pausing = False
     if profile is not None:
       profile.begin(step)
@@ -222,11 +226,9 @@ def fit(
     clock.mark()
     late.pause()
     if stopping:
-      report.note(f"stopped by a signal; step {step} is saved")
+      if not plan.over(step, scores):
+        report.note(f"stopped by a signal; step {step} is saved")
       break
-  else:
-    if stop():
-      report.note(f"stopped by a signal; step {step} is the last, and what is left is to judge it")
   enter(step, "saving")
   if step > start:
     with clock.of("saving"):

@@ -68,9 +68,9 @@ def check(folder: Path, step: int) -> dict[str, Any]:
 def read(folder: Path, step: int) -> dict[str, Any]:
   """The manifest alone; the files are not looked at. Raises Damaged where there is none, or it was changed."""
   path = folder / NAME
-  if folder.is_symlink() or path.is_symlink():
-    raise Damaged(f"{NAME} is a link" if path.is_symlink() else "it is a link")
   try:
+    if folder.is_symlink() or path.is_symlink():
+      raise Damaged(f"{NAME} is a link" if path.is_symlink() else "it is a link")
     if path.stat().st_size > MOST_BYTES:
       raise Damaged(f"{NAME} is larger than {MOST_BYTES // 10**6} MB")
     text = path.read_text(encoding="utf-8")
@@ -85,6 +85,9 @@ def read(folder: Path, step: int) -> dict[str, Any]:
     raise Damaged(f"{NAME} has other content than was written") from error
   if not good:
     raise Damaged(f"{NAME} has other content than was written")
+  files = content.get("files")
+  if not isinstance(files, dict) or not files or not content.keys() >= {"step", "best", "about"}:
+    raise Damaged(f"{NAME} does not say what belongs to it")
   if content["step"] != step:
     raise Damaged(f"{NAME} is of step {content['step']}")
   for name in _outside(content["files"]):

@@ -193,8 +193,8 @@ def numbers(rows: Rows, place: int, required: bool) -> np.ndarray | None:
       continue
     count += 1
     if not math.isfinite(number):
-      where = f"{rows.path} line {rows.lines[index]}"
-      raise UserError(f"data: {where}: column {column!r} is {row[place]}; features must be finite")
+      where, wrong = f"{rows.path} line {rows.lines[index]}", f"column {column!r} is {row[place]}"
+      raise UserError(f"data: {where}: {wrong}, which no number may be; a missing one is left empty")
     numbers[index] = number
   if text is None:
     return numbers

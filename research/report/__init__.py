@@ -161,19 +161,22 @@ class Report:
     rows: Mapping[str, np.ndarray] | None = None,
     class_names: Sequence[str] = (),
     images: Callable[[np.ndarray], np.ndarray] | None = None,
+    wall: Callable[[], float] | None = None,
   ) -> Path:
     """Writes predictions.npz, pictures/, report.html and, last of all, result.json; returns the page's path.
 
     Args:
-      result: {"step", "metrics": {"test/accuracy": …}, "best": {…}}; "wall_seconds" is this start's if left out.
+      result: {"step", "metrics": {"test/accuracy": …}, "best": {…}}.
       rows: values_N of each example of the final split: "label", "prediction", "loss", "probability" and "index" of
         a classifier; "target", "prediction", "loss" of a regression; a forecaster's are in forecasts.py.
       class_names: of the labels 0, 1, …; the numbers themselves if empty.
       images: indices_M (from rows["index"]) → images_MHWC uint8, for the worst mistakes.
+      wall: the run's seconds so far, asked before the page is drawn and once more when it is; else this start's.
     """
     metrics = result.get("metrics", {})
     ordered = {name: metrics[name] for name in sorted(metrics, key=self._importance)}
-    result = record.strict({"wall_seconds": time.monotonic() - self._began, **result, "metrics": ordered})
+    seconds = wall() if wall else time.monotonic() - self._began
+    result = record.strict({**result, "wall_seconds": seconds, "metrics": ordered})
     self._terminal.close()
     if rows is not None:
       predictions.write(self.workdir / "predictions.npz", predictions.collect(rows, class_names, images))
@@ -181,6 +184,7 @@ class Report:
       page = rebuild(self.workdir, result, note=self.note)
     finally:
       # The numbers are worth more than the page: a fault in drawing is loud, but it must not cost the run its result.
+      result["wall_seconds"] = wall() if wall else seconds
       text = json.dumps(result, indent=2, allow_nan=False)
       write_atomically(self.workdir / "result.json", text + "\n")
     self._terminal.summary(self._summary(result, page))

@@ -115,7 +115,7 @@ def test_what_turns_out_to_be_impossible_changes_nothing(begun, capsys):
   assert code == 0, told.err
 
 
-def test_other_data_are_not_allowed_by_a_flag_that_does_not_differ(tmp_path, capsys, stopping_after):
+def test_other_data_are_allowed_by_a_flag_that_says_which_they_are_and_differs(tmp_path, capsys, stopping_after):
   table = tmp_path / "table.csv"
   table.write_text("a,b\n" + "".join(f"{i},{'xy'[i % 2]}\n" for i in range(40)))
   workdir, own = tmp_path / "run", [f"--data.source=csv:{table}"]
@@ -125,7 +125,61 @@ def test_other_data_are_not_allowed_by_a_flag_that_does_not_differ(tmp_path, cap
   code, told = goes_on(workdir, capsys, *own, "--allow_change=data.batch_size")
   assert code == 2
   assert "is not the data that" in told.err
+  for name, value in (("data.batch_size", "4"), ("seed", "4")):
+    code, told = goes_on(workdir, capsys, *own, f"--{name}={value}", f"--allow_change={name}")
+    assert code == 2
+    assert "is not the data that" in told.err
+  (workdir / "run.json").unlink()  # and where nothing but the checkpoint knows
   code, told = goes_on(workdir, capsys, *own, "--data.batch_size=4", "--allow_change=data.batch_size")
+  assert code == 2
+  assert "was made with other data" in told.err
+  code, told = goes_on(workdir, capsys, *own, "--data.split_seed=4", "--allow_change=data.split_seed")
+  assert code == 0, told.err
+
+
+def test_a_finished_run_goes_on_to_more_steps_where_that_is_allowed_and_never_to_fewer(begun, capsys):
+  assert goes_on(begun, capsys)[0] == 0
+  code, told = goes_on(begun, capsys, "--run.steps=30", "--allow_change=run.steps")
+  assert code == 0, told.err
+  assert "going on from step 20" in told.out
+  assert json.loads((begun / "result.json").read_text())["step"] == 30
+  code, told = goes_on(begun, capsys, "--run.steps=10", "--allow_change=run.steps")
+  assert code == 2
+  assert "has made 30 updates already, more than the 10 asked for" in told.err
+
+
+def test_a_page_that_the_disk_did_not_take_is_drawn_when_asked_again(begun, capsys):
+  assert goes_on(begun, capsys)[0] == 0
+  (begun / "report.html").unlink()
+  code, told = goes_on(begun, capsys)
+  assert code == 0
+  assert "is finished" in told.out
+  assert (begun / "report.html").exists()
+
+
+def test_lost_lines_cost_neither_the_best_checkpoint_nor_silence(tmp_path, capsys, stopping_after):
+  """Mutation: without `Checkpoints.best` the last one is taken for the best, and the best one is deleted."""
+  workdir = tmp_path / "run"
+  own = ["--data.validation_fraction=0.2", "--run.best_metric=validation/loss", "--run.eval_every=5",
+         "--run.keep_checkpoints=1", "--optim.learning_rate=3", "--optim.schedule=constant"]  # fmt: skip
+  with stopping_after(17):
+    assert goes_on(workdir, capsys, *own)[0] == commands.STOPPED
+  lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  scores = {line["step"]: line["validation/loss"] for line in lines if "validation/loss" in line}
+  best = min(scores, key=scores.get)
+  assert best in {int(path.name) for path in (workdir / "checkpoints").iterdir()}
+  assert best < 17
+  (workdir / "metrics.jsonl").write_text("")
+  code, told = goes_on(workdir, capsys, *own)
+  assert code == 0, told.err
+  assert "metrics.jsonl is gone: the curve begins at step " in told.out
+  result = json.loads((workdir / "result.json").read_text())
+  assert result["best"]["validation/loss"] <= scores[best]
+
+
+def test_an_account_that_is_no_text_costs_the_account_alone(begun, capsys):
+  (begun / "goodput.jsonl").write_bytes(b'\xff\xfe{}\n{"seconds": {"steps": 1.0}}\n')
+  code, told = goes_on(begun, capsys)
   assert code == 0, told.err
 
 

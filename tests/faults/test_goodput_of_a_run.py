@@ -51,6 +51,8 @@ def test_the_shares_are_the_wall_time_of_both_lives(tmp_path):
 
   found = json.loads((workdir / "run.json").read_text())["goodput"]
   assert sum(found["shares"].values()) == pytest.approx(1.0)
+  result = json.loads((workdir / "result.json").read_text())
+  assert found["wall_seconds"] - result["wall_seconds"] < 0.5  # what is left of the end
   assert abs(found["wall_seconds"] - first - second) < 0.02 * (first + second) + AT_EXIT
   lost = found["shares"][goodput.LOST] * found["wall_seconds"]
   assert 1.7 - 0.3 < lost < killed - at_checkpoint + 0.3

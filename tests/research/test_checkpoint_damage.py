@@ -151,6 +151,24 @@ def test_a_manifest_cannot_name_what_is_outside(saved):
     manifest.check(saved.directory / "5", content["step"])
 
 
+@pytest.mark.parametrize("harm", [lambda c: c.pop("step"), lambda c: c.pop("about"), lambda c: c["files"].clear()])
+def test_a_manifest_that_does_not_say_all_is_damage_whatever_its_hash(saved, harm):
+  path = saved.directory / "4" / manifest.NAME
+  content = json.loads(path.read_text())
+  del content["sha256"]
+  harm(content)
+  path.write_text(manifest._text(content))
+  saved.falls_back("manifest.json does not say what belongs to it")
+
+
+def test_a_file_where_a_checkpoint_is_to_be_written_is_taken_away(saved):
+  (saved.directory / "5.saving").write_text("")
+  checkpoints = saved.open()
+  checkpoints.save(5, saved.state(5))
+  checkpoints.close()
+  assert saved.restored()[0] == 5
+
+
 def test_where_none_is_whole_nothing_is_begun_anew(saved):
   for step in (3, 4):
     max(saved.files(step), key=lambda path: path.stat().st_size).write_bytes(b"")

@@ -3,6 +3,8 @@
 Switched off once: where `_settled` forgets what the thread raised, the first of these fails.
 """
 
+import errno
+import os
 import resource
 import shutil
 
@@ -10,6 +12,7 @@ import jax
 import pytest
 from tiny import Job
 
+from research import manifest
 from research.checkpoint import Checkpoints
 from research.errors import UserError
 
@@ -48,6 +51,25 @@ def test_a_file_that_grows_too_large_is_told_and_the_last_stays(checkpoints, sta
   assert checkpoints.save(4, state) == ""  # there is room again
   checkpoints.wait()
   assert left(checkpoints) == ["1", "4"]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_a_disk_that_fails_otherwise_costs_that_save_alone(checkpoints, state, monkeypatch, number):
+  """Mutation: without these among the reasons the error ends training."""
+  checkpoints.save(1, state)
+  checkpoints.wait()
+
+  def fail(*arguments):
+    raise OSError(number, os.strerror(number))
+
+  monkeypatch.setattr(manifest, "write", fail)
+  checkpoints.save(2, state)
+  assert checkpoints._pending[1].exception() is not None
+  monkeypatch.undo()
+  told = checkpoints.save(3, state)
+  assert told == f"step 2 could not be saved: {os.strerror(number)}; the last one is of step 1"
+  checkpoints.wait()
+  assert left(checkpoints) == ["1", "3"]
 
 
 def test_room_is_looked_for_first(checkpoints, state, monkeypatch):

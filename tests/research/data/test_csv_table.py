@@ -148,7 +148,7 @@ NUMBERS = "".join(f"{i},{i % 2}\n" for i in range(30))
     ("age,price\n1,2\n", {"target": "prise"}, r"no target column 'prise' \(did you mean price\?\)"),
     ("a,b\n1,2\n", {"target": "b:klass"}, "after the column comes :class or :number"),
     ("a,b\n1,x\n2,?\n", {}, "line 3: the target, column 'b', is missing"),
-    ("a,b\n1,x\nnan,y\n", {}, "line 3: column 'a' is nan; features must be finite"),
+    ("a,b\n1,x\nnan,y\n", {}, "line 3: column 'a' is nan, which no number may be; a missing one is left empty"),
     ("a,b\n1,x\n-inf,y\n", {}, "line 3: column 'a' is -inf"),
     ("a,b\n1,2\n2,NaN\n", {}, "line 3: column 'b' is NaN"),
     ("a,b\n1,2\n2,x\n", {"target": "b:number"}, "line 3: 'x' in column 'b' is not a number; 1 of its 2 cells are"),
