@@ -43,7 +43,9 @@ VALUES = {  # where the next best value is not possible on one device, or would 
 }  # fmt: skip
 
 BITS = ("step", "state", "lines", "samples", "events", "result")
-ROUNDING = ("data.feed", "data.device_budget_mb")  # where a batch is gathered: within the program or before it
+# Where a batch is gathered, within the program or before it; and a number in the compiled guard. Some processors' programs
+# differ by it, others' do not.
+ROUNDING = ("data.feed", "data.device_budget_mb", "run.bad_steps")
 
 # A pipeline's, which a perceptron is not; it moves sums as a mesh does, in the last bits.
 REFUSED = {"parallel.micro_batches": "are parts in a pipeline, which --parallel.strategy=dp is not"}
