@@ -43,8 +43,8 @@ VALUES = {  # where the next best value is not possible on one device, or would 
 }  # fmt: skip
 
 BITS = ("step", "state", "lines", "samples", "events", "result")
-# Where a batch is gathered, within the program or before it; and a number in the compiled guard. On some processors that
-# moves how the rest of the program rounds, on others not.
+# Where a batch is gathered, within the program or before it; and a number in the compiled guard, which moves how the
+# rest of the program rounds on some processors.
 ROUNDING = ("data.feed", "data.device_budget_mb", "run.bad_steps")
 
 # A pipeline's, which a perceptron is not; it moves sums as a mesh does, in the last bits.
