@@ -250,11 +250,13 @@ def test_auto_takes_the_fastest_of_those_that_it_has_told(tmp_path):
   said = []
   flags = ["--data.source=sklearn:digits", "--model.widths=16", "--data.batch_size=16", "--parallel.strategy=auto"]
   job = make_job(definition, command.read(definition, flags).config, said.append)
-  told = [(line.split()[1], float(line.split(": ")[2].split()[0])) for line in said[:-1]]  # and milliseconds
+  times = [line.split(": ")[2].split()[:2] for line in said[:-1]]
+  units = {"µs": 1e-6, "ms": 1e-3, "s": 1.0}
+  told = [(line.split()[1], float(time) * units[unit]) for line, (time, unit) in zip(said[:-1], times, strict=True)]
   assert {"dp", "fsdp", "tp"} <= {strategy for strategy, _ in told}
   assert not {"sp", "pp", "ep"} & {strategy for strategy, _ in told}  # of which the model has nothing to divide
   assert said[-1].endswith("is the fastest that fits")
-  assert (job.layout.strategy, min(milliseconds for _, milliseconds in told)) in told
+  assert (job.layout.strategy, min(seconds for _, seconds in told)) in told
   assert job.config.parallel.strategy == job.layout.strategy != "auto"
 
 
