@@ -62,3 +62,29 @@ def test_a_signal_in_any_phase(tmp_path, capsys, whole, phase, went_on_from):
   found = re.search(r"going on from step (\d+)", told)
   assert int(found[1] if found else 0) == went_on_from
   assert runs.digests(workdir) == whole
+
+
+@pytest.mark.slow
+def test_a_signal_to_what_is_done_shows_no_traceback(tmp_path):
+  """It was raised in whatever was taken apart just then, where the imports' handler raised an exception."""
+  command = [sys.executable, "-m", "experiments.mlp", *FLAGS, f"--workdir={tmp_path / 'run'}"]
+  process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  while (line := process.stdout.readline()) and not line.startswith("report "):
+    pass
+  process.send_signal(signal.SIGTERM)
+  _, err = process.communicate(timeout=60)
+  assert (process.returncode, err) in ((0, ""), (75, "stopped\n"))
+
+
+@pytest.mark.slow
+def test_a_signal_at_the_last_update_says_what_is_left(tmp_path):
+  """Mutation: without the look in `work._train` it ends with 75 and no word."""
+  workdir = tmp_path / "run"
+  command = [sys.executable, "-m", "experiments.mlp", *FLAGS, "--run.log_every=1", f"--workdir={workdir}"]
+  process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+  while (line := process.stdout.readline()) and not line.startswith("step 60/60"):
+    pass
+  process.send_signal(signal.SIGTERM)
+  told = process.communicate(timeout=60)[0]
+  assert process.returncode in (0, 75), told
+  assert "stopped by a signal" in told or process.returncode == 0
