@@ -123,3 +123,12 @@ def test_a_groups_default_in_a_schema_stands_before_its_classes():
 
   config, _ = flags.parse(Ours, ["--data.batch_size=7"])
   assert config == Ours(data=Data(source="python:stdlib", test_fraction=0.0, batch_size=7))
+
+
+def test_files_that_include_the_next_one_twice_are_refused(tmp_path):
+  """Twenty-four of them are sixteen million. Mutation: without the count it has no end."""
+  for level in range(24):
+    (tmp_path / f"{level}.flags").write_text(f"--flagfile={level + 1}.flags\n" * 2)
+  (tmp_path / "24.flags").write_text("")
+  with pytest.raises(UserError, match="includes more than 1000 files"):
+    flags.read_lines(tmp_path / "0.flags")
