@@ -87,4 +87,4 @@ def test_a_signal_at_the_last_update_says_what_is_left(tmp_path):
   process.send_signal(signal.SIGTERM)
   told = process.communicate(timeout=60)[0]
   assert process.returncode in (0, 75), told
-  assert "stopped by a signal" in told or process.returncode == 0
+  assert "stopped" in told or process.returncode == 0
