@@ -61,7 +61,7 @@ class Checkpoints:
     self._context = ocp.Context()
     # Orbax writes a part of every replicated array from each device; of small ones the cutting is most of the work.
     self._context.array.saving.min_slice_bytes_for_replica_parallel = 2**20
-    # Parameters hardly shrink (by 8 % with zstd), and to try took as long as all the rest of a save.
+    # Parameters hardly shrink, and to try takes processors' time from updates on a CPU.
     self._context.array.saving.use_compression = False
     self._committing = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
     if not read_only:

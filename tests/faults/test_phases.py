@@ -78,7 +78,7 @@ def test_a_signal_to_what_is_done_shows_no_traceback(tmp_path):
 
 @pytest.mark.slow
 def test_a_signal_at_the_last_update_says_what_is_left(tmp_path):
-  """Mutation: without the look in `work._train` it ends with 75 and no word."""
+  """Mutation: without the look in `work._train` it ends with 75 and no word, where the signal came in time."""
   workdir = tmp_path / "run"
   command = [sys.executable, "-m", "experiments.mlp", *FLAGS, "--run.log_every=1", f"--workdir={workdir}"]
   process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
